@@ -1,0 +1,141 @@
+"""What should be done: one frozen record per effect.
+
+A hook does nothing itself: it returns effects, and they are carried out after all hooks of the event have run, in
+order. Effects that have to name something live (a function, an image) hold it in a field that is not compared,
+printed or recorded.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+
+def _live() -> Any:
+    return attrs.field(default=None, eq=False, repr=False, metadata={"live": True})
+
+
+@attrs.frozen
+class Effect:
+    """Something that a callback asks for."""
+
+
+@attrs.frozen
+class Stop(Effect):
+    """End the run at the next boundary. The first one wins; `reason` is a sentence for people."""
+
+    reason: str
+
+
+@attrs.frozen
+class Save(Effect):
+    """Write a checkpoint to `path`; answered by `Saved` once it is on disk.
+
+    A name that is taken is never overwritten: the file gets the suffix `-v1`, `-v2`, ..., and `Saved.path` tells.
+    """
+
+    path: str
+
+
+@attrs.frozen
+class Delete(Effect):
+    """Delete the checkpoint at `path`. One that is gone already is no error."""
+
+    path: str
+
+
+@attrs.frozen
+class Log(Effect):
+    """Send `metrics` to the sinks and add them to the metrics of the events that follow."""
+
+    metrics: Mapping[str, float]
+
+
+@attrs.frozen
+class Print(Effect):
+    """Show one line of text."""
+
+    text: str
+
+
+@attrs.frozen
+class SetLR(Effect):
+    """Set the learning rate of every parameter group, or of the one at index `group`."""
+
+    lr: float
+    group: int | None = None
+
+
+@attrs.frozen
+class SetAccumulation(Effect):
+    """Accumulate the gradients of `n` batches per optimizer step, from the next window on."""
+
+    n: int
+
+
+@attrs.frozen
+class Validate(Effect):
+    """Validate after the batch under way."""
+
+
+@attrs.frozen
+class Skip(Effect):
+    """Leave out the batch that is about to start; it still gets its `on_train_batch_end`."""
+
+
+@attrs.frozen
+class Freeze(Effect):
+    """Stop training the parameters whose names match `pattern`, a shell pattern such as `encoder.*`."""
+
+    pattern: str
+
+
+@attrs.frozen
+class Unfreeze(Effect):
+    """Train the parameters whose names match `pattern` again, with learning rate `lr` if given."""
+
+    pattern: str
+    lr: float | None = None
+
+
+@attrs.frozen
+class Apply(Effect):
+    """Replace parameters and step state by `fn(params, step_state)`, a pure function. `name` is for the record."""
+
+    name: str
+    fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class Render(Effect):
+    """Show progress.
+
+    Attributes:
+      label: what is under way, for example `epoch 3`.
+      completed: batches done.
+      total: batches in all; None when unknown.
+      done: whether this part is over, so that where there is no terminal its line is printed.
+      metrics: live, so that a value is read only if it is shown.
+    """
+
+    label: str
+    completed: int = 0
+    total: int | None = None
+    done: bool = False
+    metrics: Mapping[str, float] | None = _live()
+
+
+@attrs.frozen
+class LogImage(Effect):
+    """Send an image, (channels, height, width) with values in [0, 1], to the sinks that show images."""
+
+    name: str
+    image: Any = _live()
+
+
+@attrs.frozen
+class LogHistogram(Effect):
+    """Send the values of a tensor of any shape to the sinks that show histograms."""
+
+    name: str
+    values: Any = _live()

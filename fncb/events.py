@@ -1,0 +1,519 @@
+"""What happened: one frozen record per event.
+
+Every hook hears one class of event, and the class is named for its hook: `on_validation_end` hears
+`ValidationEnd`. Events are facts. They carry the counters of the run, the metrics measured at that moment, and
+sometimes *live* fields: objects that exist only while training, are neither compared, printed nor recorded, and
+raise an error that says so when they are touched later.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import attrs
+
+Stage = Literal["fit", "validate", "test", "predict"]
+
+
+class MissingMetric(KeyError):
+    """A metric that a hook asked for is not among those of the event."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Metrics(Mapping[str, float]):
+    """Metric values by name, read from the device only when asked for.
+
+    Values that are still on a device arrive as one packed vector for all names of a step, so reading any of them
+    waits once for all of them. Iterating over names, `in` and `len` never wait. Two `Metrics` are equal when they
+    hold the same names and floats; comparing them reads them.
+
+    Example:
+      >>> metrics = Metrics({"val_loss": 0.5})
+      >>> metrics["val_loss"], "val_acc" in metrics
+      (0.5, False)
+      >>> metrics["val_acc"]
+      Traceback (most recent call last):
+      fncb.events.MissingMetric: no metric 'val_acc'. It has ['val_loss'].
+    """
+
+    __slots__ = ("_values", "_names", "_pending")
+
+    def __init__(self, values: Mapping[str, float] | None = None, names: tuple[str, ...] = (), pending: Any = None):
+        """Takes host `values`, and `names` for a `pending` 1-d tensor of the same length that is read when needed."""
+        self._values: dict[str, Any] = dict(values) if values else {}
+        self._names = names
+        self._pending = pending
+
+    def resolve(self, host: list[float] | None = None) -> None:
+        """Reads what is pending, or takes `host`, its values when somebody else has read them already."""
+        if self._pending is None:
+            return
+        if host is None:
+            host = self._pending.tolist()  # waits for the device: the only line in the loop that does
+        self._values.update(zip(self._names, host, strict=True))
+        self._names, self._pending = (), None
+
+    @property
+    def pending(self) -> Any:
+        """The device vector that is not read yet, or None."""
+        return self._pending
+
+    def __getitem__(self, name: str) -> float:
+        if self._pending is not None and name in self._names:
+            self.resolve()
+        try:
+            return float(self._values[name])
+        except KeyError:
+            raise MissingMetric(f"no metric {name!r}. It has {list(self)}.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._values
+        yield from (name for name in self._names if name not in self._values)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values or name in self._names
+
+    def __repr__(self) -> str:
+        waiting = [f"{name!r}: pending" for name in self._names]
+        return "{" + ", ".join([f"{k!r}: {v!r}" for k, v in self._values.items()] + waiting) + "}"
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self))
+
+    def __eq__(self, other: object) -> bool:
+        return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+
+def _metrics(values: Mapping[str, float]) -> Metrics:
+    return values if type(values) is Metrics else Metrics(values)
+
+
+class LiveFieldError(AttributeError):
+    """A live field was touched where there is none: under replay, or in an event made by hand without it."""
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "<absent>"
+
+
+_ABSENT = _Absent()
+
+
+def _live(alias: str) -> Any:
+    return attrs.field(default=_ABSENT, alias=alias, eq=False, repr=False, metadata={"live": True})
+
+
+def _reads(name: str) -> Any:
+    slot = f"_{name}"
+
+    def read(self: "Event") -> Any:
+        value = getattr(self, slot)
+        if value is _ABSENT:
+            raise LiveFieldError(
+                f"{type(self).__name__} at step {self.step}: `{name}` is a live field, got none. It exists while "
+                f"training, not in a recording or an event made without it. Pass `{name}=` when making the event, or "
+                "keep what the hook needs as a metric."
+            )
+        return value
+
+    return property(read, doc=f"Live: `{name}`, as it is at this moment of the run.")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Event:
+    """Something that happened in a run.
+
+    Attributes:
+      epoch: 0-based.
+      step: optimizer steps made so far (those that a callback skipped count too).
+      seconds: since the run began, summed over its resumes.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class _Staged(Event):
+    """An event of a whole run: `stage` is the function that was called."""
+
+    stage: Stage = "fit"
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class _Measured(Event):
+    """An event that carries metrics: a mapping from name to float."""
+
+    metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class _Batch(Event):
+    """An event of one batch: `batch_idx` counts from 0 in its epoch, `dataloader_idx` tells which loader gave it."""
+
+    batch_idx: int = 0
+    dataloader_idx: int = 0
+    _batch: Any = _live("batch")
+    batch = _reads("batch")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class _BatchEnd(_Batch):
+    """The end of a batch, with what the model or the loss gave back."""
+
+    metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
+    _outputs: Any = _live("outputs")
+    outputs = _reads("outputs")
+
+
+# A run from end to end.
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class InitStart(_Staged):
+    """The first thing when a run is being set up."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class InitEnd(_Staged):
+    """The last thing when a run is being set up."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Setup(_Staged):
+    """A stage begins. Hook: `setup`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ConfigureShardedModel(_Staged):
+    """After `setup`, before optimizers exist: where a model would be sharded."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Teardown(_Staged):
+    """A stage ends, also after an exception. Hook: `teardown`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class FitStart(Event):
+    """Optimizers exist, weights and callback states are loaded."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class FitEnd(Event):
+    """Training and everything around it is over."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SanityCheckStart(Event):
+    """A few validation batches are about to be tried before training."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SanityCheckEnd(Event):
+    """The validation batches before training went through."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ExceptionRaised(Event):
+    """Something raised. `error` is its type's name, `message` its text. Hook: `on_exception`."""
+
+    error: str = ""
+    message: str = ""
+    _exception: Any = _live("exception")
+    exception = _reads("exception")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class KeyboardInterrupted(Event):
+    """Ctrl-C was pressed. Hook: `on_keyboard_interrupt`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class StopRequested(Event):
+    """A callback asked to stop, or the loop was told to."""
+
+    reason: str = ""
+
+
+# Checkpoints.
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Saved(Event):
+    """A `Save` is on disk. `path` is the file's real name, `requested` the name that was asked for."""
+
+    path: str = ""
+    requested: str = ""
+    bytes: int = 0
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class SaveCheckpoint(Event):
+    """A checkpoint is about to be written."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class LoadCheckpoint(Event):
+    """A checkpoint was read. `path` is its file."""
+
+    path: str = ""
+
+
+# Training.
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrainStart(_Measured):
+    """Before the first epoch. `metrics` holds the learning rates in use."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrainEnd(_Measured):
+    """After the last epoch."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class EpochStart(Event):
+    """An epoch of any stage begins, just before that stage's own event."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class EpochEnd(Event):
+    """An epoch of any stage ends, just after that stage's own event."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrainEpochStart(_Measured):
+    """An epoch begins. `batches` is how many it has, None when the loader does not know."""
+
+    batches: int | None = None
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrainEpochEnd(_Measured):
+    """An epoch is over, validation included. `metrics` holds its means and those of its last validation."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrainBatchStart(_Batch):
+    """A batch is on the device. In the step, a hook may replace `batch`."""
+
+    _params: Any = _live("params")
+    params = _reads("params")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class BeforeZeroGrad(_Batch):
+    """Gradients of the last update are about to be dropped."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class BeforeBackward(_Batch):
+    """The loss is known, divided by the accumulated batches. In the step, a hook may replace `loss`."""
+
+    _loss: Any = _live("loss")
+    loss = _reads("loss")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class AfterBackward(_Batch):
+    """This batch's gradients are known. In the step, a hook may replace `grads`, a mapping from name to tensor."""
+
+    _loss: Any = _live("loss")
+    _grads: Any = _live("grads")
+    _params: Any = _live("params")
+    loss = _reads("loss")
+    grads = _reads("grads")
+    params = _reads("params")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class BeforeOptimizerStep(_Batch):
+    """The gradients of the whole window are known. In the step, a hook may replace `grads`."""
+
+    _loss: Any = _live("loss")
+    _grads: Any = _live("grads")
+    _params: Any = _live("params")
+    loss = _reads("loss")
+    grads = _reads("grads")
+    params = _reads("params")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class AfterOptimizerStep(_Batch):
+    """The parameters moved. In the step, a hook may replace `params`, a mapping from name to tensor."""
+
+    _grads: Any = _live("grads")
+    _params: Any = _live("params")
+    grads = _reads("grads")
+    params = _reads("params")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TrainBatchEnd(_BatchEnd):
+    """A batch is done. `metrics` holds `loss`, what the loss returned beside it and what step hooks published."""
+
+    _params: Any = _live("params")
+    params = _reads("params")
+
+
+# Validation, test, prediction.
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ValidationStart(Event):
+    """Validation begins; the model is in eval mode. `batches` is how many it has, None when unknown."""
+
+    batches: int | None = None
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ValidationEpochStart(Event):
+    """The pass over the validation batches begins."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ValidationBatchStart(_Batch):
+    """A validation batch is on the device."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ValidationBatchEnd(_BatchEnd):
+    """A validation batch is done."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ValidationEpochEnd(Event):
+    """The pass over the validation batches is over."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class ValidationEnd(_Measured):
+    """Validation is over. `metrics` holds its means, prefixed `val_`."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TestStart(Event):
+    """Testing begins; the model is in eval mode."""
+
+    __test__ = False
+    batches: int | None = None
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TestEpochStart(Event):
+    """The pass over the test batches begins."""
+
+    __test__ = False
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TestBatchStart(_Batch):
+    """A test batch is on the device."""
+
+    __test__ = False
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TestBatchEnd(_BatchEnd):
+    """A test batch is done."""
+
+    __test__ = False
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TestEpochEnd(Event):
+    """The pass over the test batches is over."""
+
+    __test__ = False
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class TestEnd(_Measured):
+    """Testing is over. `metrics` holds its means, prefixed `test_`."""
+
+    __test__ = False
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PredictStart(Event):
+    """Prediction begins; the model is in eval mode."""
+
+    batches: int | None = None
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PredictEpochStart(Event):
+    """The pass over the batches to predict begins."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PredictBatchStart(_Batch):
+    """A batch to predict is on the device."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PredictBatchEnd(_BatchEnd):
+    """A batch is predicted; `outputs` is the prediction."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PredictEpochEnd(Event):
+    """The pass over the batches to predict is over."""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class PredictEnd(Event):
+    """Prediction is over."""
+
+
+_HOOKS_NAMED_OTHERWISE = {
+    "Setup": "setup",
+    "Teardown": "teardown",
+    "ExceptionRaised": "on_exception",
+    "KeyboardInterrupted": "on_keyboard_interrupt",
+}
+
+
+def hook_name(event_type: type[Event]) -> str:
+    """The name of the hook that hears an event.
+
+    Example:
+      >>> hook_name(ValidationEnd), hook_name(Setup)
+      ('on_validation_end', 'setup')
+    """
+    name = event_type.__name__
+    return _HOOKS_NAMED_OTHERWISE.get(name) or "on" + re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
+
+
+HOOKS: dict[str, type[Event]] = {
+    hook_name(value): value
+    for value in vars(sys.modules[__name__]).values()
+    if isinstance(value, type) and issubclass(value, Event) and value is not Event and value.__name__[0] != "_"
+}
+"""Every hook's name and the event that it hears, in the order of this file."""
+
+IN_STEP: tuple[type[Event], ...] = (
+    TrainBatchStart,
+    BeforeBackward,
+    AfterBackward,
+    BeforeOptimizerStep,
+    BeforeZeroGrad,
+    AfterOptimizerStep,
+    TrainBatchEnd,
+)
+"""The events that step hooks hear, inside the compiled step."""
+
+
+def live_fields(event_type: type[Event]) -> tuple[str, ...]:
+    """The names of an event's live fields."""
+    return tuple(field.alias or field.name for field in attrs.fields(event_type) if field.metadata.get("live"))
