@@ -1,0 +1,74 @@
+"""Functional callbacks for PyTorch: records of pure hooks, composed, compiled into the step, recorded and replayed."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fncb import callbacks as callbacks
+    from fncb import effects as effects
+    from fncb import events as events
+    from fncb.callback import Callback as Callback
+    from fncb.callback import EmptyState as EmptyState
+    from fncb.callback import StepHooks as StepHooks
+    from fncb.callback import compose as compose
+    from fncb.callback import emit as emit
+    from fncb.effects import Apply as Apply
+    from fncb.effects import Delete as Delete
+    from fncb.effects import Freeze as Freeze
+    from fncb.effects import Log as Log
+    from fncb.effects import LogHistogram as LogHistogram
+    from fncb.effects import LogImage as LogImage
+    from fncb.effects import Print as Print
+    from fncb.effects import Render as Render
+    from fncb.effects import Save as Save
+    from fncb.effects import SetAccumulation as SetAccumulation
+    from fncb.effects import SetLR as SetLR
+    from fncb.effects import Skip as Skip
+    from fncb.effects import Stop as Stop
+    from fncb.effects import Unfreeze as Unfreeze
+    from fncb.effects import Validate as Validate
+    from fncb.loop import Run as Run
+    from fncb.loop import fit as fit
+    from fncb.loop import validate as validate
+    from fncb.recording import history as history
+    from fncb.recording import replay as replay
+    from fncb.recording import whatif as whatif
+    from fncb.session import Session as Session
+    from fncb.sinks import csv as csv
+    from fncb.snapshot import load_state_dict as load_state_dict
+    from fncb.snapshot import state_dict as state_dict
+    from fncb.task import Task as Task
+
+# Where each public name lives: loaded when it is used, so that replaying a recording never loads torch.
+_ROOMS = {
+    "callback": ("Callback", "EmptyState", "StepHooks", "compose", "emit"),
+    "effects": (
+        *("Apply", "Delete", "Freeze", "Log", "LogHistogram", "LogImage", "Print", "Render", "Save"),
+        *("SetAccumulation", "SetLR", "Skip", "Stop", "Unfreeze", "Validate"),
+    ),
+    "loop": ("Run", "fit", "validate"),
+    "recording": ("history", "replay", "whatif"),
+    "session": ("Session",),
+    "snapshot": ("load_state_dict", "state_dict"),
+    "task": ("Task",),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULES = ("callbacks", "effects", "events", "sinks")
+
+__all__ = [*sorted(_HOME), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"fncb.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'fncb' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fncb.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -56,6 +56,13 @@ class Metrics(Mapping[str, float]):
         self._values.update(zip(self._names, host, strict=True))
         self._names, self._pending = (), None
 
+    def with_values(self, values: Mapping[str, float]) -> "Metrics":
+        """These metrics and, where the names are not taken, `values`; reads nothing."""
+        more = Metrics({**values, **self._values}, self._names, self._pending)
+        for name in self._names:
+            more._values.pop(name, None)
+        return more
+
     @property
     def pending(self) -> Any:
         """The device vector that is not read yet, or None."""
@@ -305,8 +312,9 @@ class TrainEpochEnd(_Measured):
 
 @attrs.frozen(kw_only=True, slots=False)
 class TrainBatchStart(_Batch):
-    """A batch is on the device. In the step, a hook may replace `batch`."""
+    """A batch is on the device; `metrics` holds the learning rates. In the step, a hook may replace `batch`."""
 
+    metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
     _params: Any = _live("params")
     params = _reads("params")
 

@@ -1,0 +1,83 @@
+"""Batches: what is in them, where they are, how many there are."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, device
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    """The tensors of a batch in a fixed order: dict values, list and tuple items, at any depth."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    if isinstance(batch, Mapping):
+        batch = batch.values()
+    elif not isinstance(batch, list | tuple):
+        return []
+    return [tensor for part in batch for tensor in tensors(part)]
+
+
+def refill(batch: Any, new: list[Tensor]) -> Any:
+    """The same batch with its tensors replaced in the order of `tensors`; takes them off the front of `new`."""
+    if isinstance(batch, Tensor):
+        return new.pop(0)
+    if isinstance(batch, dict):
+        return {key: refill(part, new) for key, part in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*[refill(part, new) for part in batch])
+    if isinstance(batch, list | tuple):
+        return type(batch)([refill(part, new) for part in batch])
+    return batch
+
+
+def signature(batch: Any) -> Any:
+    """What a compiled step depends on: the structure of a batch, and the shape, stride and dtype of its tensors.
+
+    Example:
+      >>> import torch
+      >>> signature((torch.zeros(2, 3), "name")) == signature((torch.ones(2, 3), "other"))
+      True
+    """
+    if isinstance(batch, Tensor):
+        return batch.shape, batch.stride(), batch.dtype
+    if isinstance(batch, Mapping):
+        return tuple([(key, signature(part)) for key, part in batch.items()])
+    if isinstance(batch, list | tuple):
+        return tuple([signature(part) for part in batch])
+    return type(batch)
+
+
+def batch_size(batch: Any) -> int:
+    """How many samples a batch holds: the length of its first tensor that has one, else 1."""
+    return next((tensor.shape[0] for tensor in tensors(batch) if tensor.dim()), 1)
+
+
+def to_device(batch: Any, where: device) -> Any:
+    """The batch on a device; the same object when it is there already."""
+    parts = tensors(batch)
+    if all(part.device == where for part in parts):
+        return batch
+    return refill(batch, [part.to(where, non_blocking=True) for part in parts])
+
+
+def count(loader: Iterable[Any]) -> int | None:
+    """How many batches a loader has, None when it does not know."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def at_least_one(who: str, loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterates over a loader; raises if it is not iterable or gives no batch at all."""
+    try:
+        batches = iter(loader)
+    except TypeError:
+        raise TypeError(f"{who} must be an iterable of batches, got {loader!r}.") from None
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        hint = " A generator gives its batches once: pass a list or a loader." if batches is loader else ""
+        raise ValueError(f"{who} must give at least one batch, got none.{hint}")

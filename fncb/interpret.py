@@ -1,0 +1,97 @@
+"""Effects carried out: what the terminal shows, what is on disk."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from fncb import store
+from fncb.effects import Delete, Effect, Print, Render
+from fncb.events import Event, Metrics, Saved
+
+Handler = Callable[[Any, Event], Event | None]
+"""Carries out an effect of an event; may answer with an event."""
+
+
+class Screen:
+    """What `Render` and `Print` are shown on: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(file=sys.stdout, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._label = ""
+
+    def render(self, effect: Render, event: Event) -> None:
+        """Moves the bar; where there is no terminal, prints a line when its part is done."""
+        if not self._console.is_terminal:
+            if effect.done:
+                self.say(_line(effect, event))
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TextColumn("{task.fields[metrics]}"),
+                console=self._console,
+                auto_refresh=False,
+            )
+            self._bar.start()
+        shown = format_metrics(effect.metrics or {})  # waits for the device, as often as the bar is drawn
+        if self._task is None or effect.label != self._label:
+            self._task, self._label = self._bar.add_task(effect.label, total=effect.total, metrics=shown), effect.label
+        self._bar.update(self._task, completed=effect.completed, total=effect.total, metrics=shown, refresh=True)
+        if effect.done:
+            self._bar.stop_task(self._task)
+            self._task, self._label = None, ""
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _line(effect: Render, event: Event) -> str:
+    of = f"/{effect.total}" if effect.total is not None else ""
+    metrics = format_metrics(effect.metrics or {})
+    return f"{effect.label}: {effect.completed}{of} batches, step {event.step}, {event.seconds:.1f} s, {metrics}"
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Metrics as people read them.
+
+    Example:
+      >>> format_metrics({"loss": 0.123456, "skipped": 0.0, "lr": 0.00001})
+      'loss 0.1235  skipped 0  lr 1e-05'
+    """
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def write_checkpoint(path: str, requested: str, tree: Any, event: Event) -> Saved:
+    """Writes a tree to `path`, which is free; answers `Saved` once it is on disk."""
+    size = store.write(path, tree)
+    return Saved(
+        epoch=event.epoch, step=event.step, seconds=event.seconds, path=path, requested=requested, bytes=size
+    )
+
+
+def handlers(screen: Screen) -> dict[type[Effect], Handler]:
+    """The effects that need nothing of the run itself."""
+
+    def delete(effect: Delete, _: Event) -> None:
+        store.delete(effect.path)
+
+    def say(effect: Print, _: Event) -> None:
+        screen.say(effect.text)
+
+    return {Delete: delete, Print: say, Render: screen.render}

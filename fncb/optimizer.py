@@ -1,0 +1,95 @@
+"""A torch.optim optimizer applied to given tensors, so that it can be traced into a larger graph."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Untraceable(RuntimeError):
+    """This optimizer's update cannot be part of a graph; it runs in a region of its own."""
+
+
+def state_tensors(optimizer: Optimizer) -> list[dict[str, Tensor]]:
+    """The optimizer's tensors for each of its parameters, in order; a parameter without state has none."""
+    return [
+        {name: value for name, value in optimizer.state.get(p, {}).items() if isinstance(value, Tensor)}
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+
+
+def set_capturable(optimizer: Optimizer, device: torch.device) -> None:
+    """Has the optimizer keep its step counts on the device, where the graph needs them."""
+    if device.type != "cpu":
+        for group in optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = True
+
+
+def settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What a traced update holds as constants: every setting of every group but the learning rate."""
+    return [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]
+
+
+def traced_update(
+    optimizer: Optimizer,
+    params: Mapping[int, Tensor],
+    grads: Mapping[int, Tensor],
+    state: list[dict[str, Tensor]],
+    lrs: list[Tensor],
+) -> None:
+    """Moves `params` and `state` in place as one step of `optimizer` would, at the learning rates `lrs`.
+
+    The optimizer's own code runs, undecorated, on a shallow copy whose groups and state hold the given tensors.
+
+    Args:
+      optimizer: whose class and settings are used; it is left as it is.
+      params, grads: by the `id` of the optimizer's parameter.
+      state: as `state_tensors` gives it.
+      lrs: one 0-d tensor a group.
+
+    Raises:
+      Untraceable: if it keeps something else than tensors, or has hooks of its own.
+    """
+    step = type(optimizer).step
+    while hasattr(step, "__wrapped__"):
+        step = step.__wrapped__
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        raise Untraceable("it has step hooks of its own")
+
+    shadow = object.__new__(type(optimizer))
+    shadow.__dict__.update(optimizer.__dict__)
+    shadow.param_groups, shadow.state = [], defaultdict(dict)
+    flat = iter(state)
+    for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+        stand_ins = []
+        for p in group["params"]:
+            tensors = next(flat)
+            if id(p) not in params:  # frozen
+                continue
+            stand_in = params[id(p)].detach()
+            stand_in.grad = grads.get(id(p))
+            plain = {name: value for name, value in optimizer.state.get(p, {}).items() if not isinstance(value, Tensor)}
+            shadow.state[stand_in] = {**plain, **tensors}
+            stand_ins.append(stand_in)
+        shadow.param_groups.append({**group, "params": stand_ins, "lr": lr, **_traceable(group)})
+
+    before = [{name: value for name, value in s.items()} for s in shadow.state.values()]
+    step(shadow)
+    for was, now in zip(before, shadow.state.values(), strict=True):
+        for name, value in now.items():
+            old = was.get(name)
+            if isinstance(value, Tensor) and isinstance(old, Tensor):
+                if value is not old:
+                    old.copy_(value)
+            elif value is not old and value != old:
+                raise Untraceable(f"it keeps {name!r} outside of tensors")
+
+
+def _traceable(group: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = {"capturable": True, "fused": None, "foreach": True}
+    return {name: value for name, value in wanted.items() if name in group}

@@ -1,0 +1,173 @@
+"""Trees as JSON and named tensors, and back, exactly.
+
+What JSON has not is tagged by a key in `$`: a tensor (by its name), a tuple, a dict with keys that are no strings, a
+float that is not finite. A dict whose own keys start with `$` is tagged too, so nothing can be taken for a tag.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import attrs
+import msgspec
+import torch
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+"""What safetensors calls the dtypes that it knows. Tensors of other dtypes are packed as bytes."""
+
+
+@attrs.frozen
+class Packed:
+    """A tree in two parts.
+
+    Attributes:
+      tree: JSON in which a tensor is a reference to its name.
+      layouts: JSON, by name, of what a body of plain tensors does not tell: dtypes unknown to it, memory layouts.
+      tensors: by unique dotted name, such as `model.conv.weight`; each view of memory once, dtypes of `DTYPES` only.
+    """
+
+    tree: str
+    layouts: str
+    tensors: Mapping[str, torch.Tensor]
+
+
+def pack(tree: Any) -> Packed:
+    """Takes a tree apart.
+
+    Args:
+      tree: nested dicts (keys are strings or integers), lists, tuples, strings, numbers, booleans, None and dense
+        tensors of any dtype, shape, memory layout and device. Other mappings become dicts, named tuples tuples.
+
+    Raises:
+      TypeError: if the tree holds anything else, naming where.
+
+    Example:
+      >>> weight = torch.ones(2)
+      >>> packed = pack({"model": {"embed": weight, "head": weight}, "betas": (0.9, float("inf"))})
+      >>> packed.tensors
+      {'model.embed': tensor([1., 1.])}
+      >>> unpack(packed.tree, packed.layouts, packed.tensors)["betas"]
+      (0.9, inf)
+    """
+    found = _Found()
+    data = _packed(tree, "", found)
+    return Packed(_json(data), _json(found.layouts), found.tensors)
+
+
+def unpack(tree: str, layouts: str = "{}", tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
+    """Puts a tree together again. Without tensors, references stay dicts with the one key `$tensor`."""
+    known = msgspec.json.decode(layouts)
+    restored = {name: _restored(body, **known.get(name, {})) for name, body in (tensors or {}).items()}
+    return _unpacked(msgspec.json.decode(tree), None if tensors is None else restored)
+
+
+@attrs.frozen
+class _Found:
+    """The tensors met so far, and their names by the view of memory that each one is."""
+
+    tensors: dict[str, torch.Tensor] = attrs.field(factory=dict)
+    layouts: dict[str, dict[str, Any]] = attrs.field(factory=dict)
+    names: dict[tuple[Any, ...], str] = attrs.field(factory=dict)
+
+
+def _packed(value: Any, path: str, found: _Found) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if isfinite(value) else {"$float": str(float(value))}
+    if isinstance(value, torch.Tensor):
+        return {"$tensor": _named(value.detach(), path or "tensor", found)}
+    within = f"{path}." if path else ""
+    if isinstance(value, list | tuple):
+        items = [_packed(item, f"{within}{i}", found) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"$tuple": items}
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(f"store.write: keys must be strings or integers, got {key!r} at {path!r}.")
+        pairs = [(key, _packed(item, f"{within}{key}", found)) for key, item in value.items()]
+        tagged = any(type(key) is int or key.startswith("$") for key in value)
+        return {"$dict": pairs} if tagged else dict(pairs)
+    raise TypeError(
+        f"store.write: a tree must hold plain data and tensors, got {value!r} of type {type(value).__name__} at "
+        f"{path!r}. Make it plain first, for example with state_dict()."
+    )
+
+
+def _named(tensor: torch.Tensor, path: str, found: _Found) -> str:
+    """The name of a tensor among those found: a known one if it is the same view of the same memory."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+        raise TypeError(
+            f"store.write: a tensor must be dense and hold values, got {tensor.layout} on {tensor.device} at {path!r}. "
+            "Convert it, for example with to_dense()."
+        )
+    view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+    view += (tensor.is_conj(), tensor.is_neg())
+    if tensor.numel() and view in found.names:
+        return found.names[view]
+    name, clash = path, 0
+    while name in found.tensors or name == "__metadata__":
+        clash += 1
+        name = f"{path}~{clash}"
+    found.names[view] = name
+    if layout := _layout(tensor):
+        found.layouts[name] = layout
+    known = tensor.dtype in DTYPES
+    found.tensors[name] = tensor if known else tensor.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
+    return name
+
+
+def _layout(tensor: torch.Tensor) -> dict[str, Any]:
+    layout: dict[str, Any] = {}
+    if tensor.dtype not in DTYPES:
+        layout |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+    order = sorted(range(tensor.dim()), key=lambda dim: -tensor.stride(dim))
+    if not tensor.is_contiguous() and tensor.permute(order).is_contiguous():
+        layout["order"] = order  # a transpose, channels last: sums over it must run in the same order after a resume
+    return layout
+
+
+def _restored(
+    body: torch.Tensor, dtype: str | None = None, shape: list[int] | None = None, order: list[int] | None = None
+) -> torch.Tensor:
+    tensor = body if dtype is None else body.view(getattr(torch, dtype)).reshape(shape)
+    return tensor if order is None else torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype).copy_(tensor)
+
+
+def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor] | None) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$float" in value:
+        return float(value["$float"])
+    if "$tuple" in value:
+        return tuple(_unpacked(item, tensors) for item in value["$tuple"])
+    if "$dict" in value:
+        return {key: _unpacked(item, tensors) for key, item in value["$dict"]}
+    if "$tensor" in value:
+        return value if tensors is None else tensors[value["$tensor"]]
+    return {key: _unpacked(item, tensors) for key, item in value.items()}
+
+
+def _json(data: Any) -> str:
+    return msgspec.json.encode(data).decode()

@@ -1,0 +1,283 @@
+"""The event log: what happened and what was asked for, one line each, in a file that tells when it is damaged.
+
+A line is a JSON array such as `["ValidationEnd",{"step":12,"metrics":{"val_loss":0.5}},"1a2b3c4d"]`: the class of an
+event or effect, its fields that differ from their defaults, and the crc32 of all before it in the line, seeded with the
+crc of the line before, so that a line that was removed or moved shows too. The first line is a header, and so is the
+first line of each resume, which says `after` how many events and effects it goes on.
+"""
+
+import logging
+import os
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import attrs
+import msgspec
+
+from fncb.effects import Effect
+from fncb.events import Event, Metrics
+from fncb.notation import Notation, notation_named, notation_of
+
+FORMAT = 1
+BUFFERED = 512
+"""How many records are held back, to be encoded and written together."""
+
+_LONGEST_LINE = 1 << 20  # bytes
+_DEEPEST = 32
+_LINE = re.compile(rb'\["([A-Za-z_]\w*)",(\{.*\}),"([0-9a-f]{8})"\]\n')
+_AFTER_CRC = len(b',"01234567"]\n')
+_noting = msgspec.json.Encoder(enc_hook=repr)  # a function in a config is noted, not kept
+_log = logging.getLogger("fncb")
+
+
+class DamagedRecording(ValueError):
+    """A recording of which more than the tail is not as it was written, or another kind of file."""
+
+
+def _size(items: tuple[Any, ...]) -> str:
+    return f"<{len(items)}>"
+
+
+@attrs.frozen
+class Recording:
+    """What a recording holds.
+
+    Attributes:
+      header: of the last run that wrote to the file; its `recorded` names the classes of event that all of them did.
+      entries: events and effects in order.
+      events: the events among them.
+      effects: the effects among them.
+      torn: bytes after the last whole line, which a crash left and which are not read.
+    """
+
+    header: Mapping[str, Any]
+    entries: tuple[Event | Effect, ...] = attrs.field(repr=_size)
+    events: tuple[Event, ...] = attrs.field(repr=_size)
+    effects: tuple[Effect, ...] = attrs.field(repr=_size)
+    torn: int = 0
+
+
+def read(path: str | Path) -> Recording:
+    """Reads a recording. A torn tail is left out, with a warning; everything before it must be as it was written.
+
+    Raises:
+      DamagedRecording: naming the first line that is not.
+      ValueError: if a newer fncb wrote the file.
+    """
+    path = Path(path)
+    headers: list[dict[str, Any]] = []
+    entries: list[Event | Effect] = []
+    end = 0
+    for number, line in enumerate(_lines(path), 1):
+        end = line.end
+        try:
+            if line.name == "Header":
+                headers.append(_header(path, line.fields, len(entries)))
+                del entries[headers[-1].get("after", 0) :]
+            else:
+                entries.append(notation_named(line.name).read(line.fields))
+        except (msgspec.DecodeError, RecursionError, LookupError, TypeError) as error:
+            raise _damaged(path, number, f"must hold a {line.name}, got {line.fields[:80]!r}: {error}") from None
+    torn = path.stat().st_size - end
+    if not headers:
+        raise _damaged(path, 1, f"must be a header, got {torn} bytes of something else")
+    if torn:
+        _log.warning("recording %s: its last %d bytes are torn and left out", path, torn)
+    recorded = [set(header["recorded"]) for header in headers if "recorded" in header]
+    header = {**headers[-1], **({"recorded": sorted(set.intersection(*recorded))} if recorded else {})}
+    events = tuple(entry for entry in entries if isinstance(entry, Event))
+    return Recording(header, tuple(entries), events, tuple(e for e in entries if isinstance(e, Effect)), torn)
+
+
+class Recorder:
+    """Appends events and effects to a file, in bulk.
+
+    They are held in memory until `flush`, which is called every `BUFFERED` records: only then are metrics read from
+    the device, all that are pending at once. Live fields are let go of right away.
+
+    Attributes:
+      path: the file; `events-v1.jsonl` if `events.jsonl` was taken.
+    """
+
+    def __init__(self, path: str | Path, header: Mapping[str, Any], resume_at: int | None = None):
+        """Opens a recording.
+
+        Args:
+          path: where; its directory is made if needed. An existing file is only touched to go on in it.
+          header: plain data about the run: versions, keys and configs, and `recorded`, the names of the classes of
+            event that will be recorded. What is not plain is noted by its repr.
+          resume_at: go on in the existing file after so many events and effects; what it holds beyond them no longer
+            counts. If there is no such file, a new one is begun.
+
+        Raises:
+          ValueError: if the existing file holds fewer events and effects, or is damaged.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._buffer: list[tuple[Notation, tuple[Any, ...]]] = []
+        self._crc = self._end = self._written = 0
+        if resume_at is not None and path.exists():
+            self._go_on(path, resume_at)
+            header = {**header, "after": resume_at}
+            self.path, self._file = path, open(path, "r+b", buffering=0)  # noqa: SIM115: `close` closes it
+            self._cut()
+        else:
+            self.path, self._file = _create(path)
+        self._append([("Header", _noting.encode({**header, "format": FORMAT}))])
+
+    @property
+    def lines(self) -> int:
+        """Events and effects so far, those before a resume included. As `resume_at` it goes on from here."""
+        return self._written + len(self._buffer)
+
+    def event(self, event: Event | Effect) -> None:
+        """Records an event; the same as `effect`."""
+        notation = notation_of(type(event))
+        self._buffer.append((notation, notation.take(event)))
+        if len(self._buffer) >= BUFFERED:
+            self.flush()
+
+    def effect(self, effect: Effect) -> None:
+        """Records an effect."""
+        self.event(effect)
+
+    def flush(self, durable: bool = False) -> None:
+        """Writes what is held back; if `durable`, waits until it is on the disk."""
+        _read_pending(value for _, values in self._buffer for value in values if type(value) is Metrics)
+        self._append([(notation.cls.__name__, notation.write(values)) for notation, values in self._buffer])
+        self._written += len(self._buffer)
+        self._buffer.clear()
+        if durable:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flushes and closes the file. Closing again is no error."""
+        if not self._file.closed:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+
+    def _go_on(self, path: Path, resume_at: int) -> None:
+        for line in _lines(path):
+            self._crc, self._end = line.crc, line.end
+            header = _header(path, line.fields, self._written) if line.name == "Header" else None
+            self._written = self._written + 1 if header is None else header.get("after", 0)
+        if not 0 <= resume_at <= self._written:
+            raise ValueError(
+                f"record: {path} must hold the {resume_at} lines to go on after, got {self._written}. It is another "
+                "run's or lost its tail: record to another file."
+            )
+        if torn := path.stat().st_size - self._end:
+            _log.warning("recording %s: its last %d bytes are torn and cut off", path, torn)
+        self._written = resume_at
+
+    def _append(self, records: Iterable[tuple[str, bytes]]) -> None:
+        crc, data = self._crc, bytearray()
+        for name, fields in records:
+            body = b'["%s",%s' % (name.encode(), fields)
+            crc = zlib.crc32(body, crc)
+            if len(body) > _LONGEST_LINE - _AFTER_CRC:
+                raise ValueError(f"record: a line must have at most {_LONGEST_LINE} bytes, got {len(body)} of {name}.")
+            data += b'%s,"%08x"]\n' % (body, crc)
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError:
+            self._cut()  # so that a later flush does not go on after half a line
+            raise
+        self._crc, self._end = crc, self._end + len(data)
+
+    def _cut(self) -> None:
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+
+def _create(path: Path) -> tuple[Path, Any]:
+    for attempt in count():
+        free = path.with_name(f"{path.stem}-v{attempt}{path.suffix}") if attempt else path
+        try:
+            return free, open(free, "xb", buffering=0)
+        except FileExistsError:
+            continue
+    raise AssertionError("count() does not end")
+
+
+def _read_pending(metrics: Iterable[Metrics]) -> None:
+    """Moves what is pending from the device: one transfer for all vectors that are alike."""
+    alike: dict[Any, list[Metrics]] = defaultdict(list)
+    for each in metrics:
+        if (vector := each.pending) is not None:
+            alike[vector.shape, vector.dtype, vector.device].append(each)
+    for group in alike.values():
+        import torch  # is loaded already: it made the vectors
+
+        for each, values in zip(group, torch.stack([each.pending for each in group]).tolist(), strict=True):
+            each.resolve(values)
+
+
+class _Line(NamedTuple):
+    """A whole line: its class, its fields as JSON, its checksum, and where it ends in the file."""
+
+    name: str
+    fields: bytes
+    crc: int
+    end: int
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The lines of a file, checked; what follows the last newline is not read."""
+    crc = end = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE + 1), b""), 1):
+            if len(line) > _LONGEST_LINE:
+                raise _damaged(path, number, f"must have at most {_LONGEST_LINE} bytes, got more")
+            if line[-1] != ord("\n"):
+                return
+            found = _LINE.fullmatch(line)
+            crc = zlib.crc32(line[:-_AFTER_CRC], crc)
+            if found is None or found[3] != b"%08x" % crc:
+                raise _damaged(path, number, f"must have the checksum {crc:08x}, got {line[-60:]!r}")
+            if number == 1 and found[1] != b"Header":
+                raise _damaged(path, number, f"must be a header, got {found[1].decode()}")
+            end += len(line)
+            yield _Line(found[1].decode(), found[2], crc, end)
+
+
+def _header(path: Path, fields: bytes, entries: int) -> dict[str, Any]:
+    header = msgspec.json.decode(fields, type=dict[str, Any])
+    known = msgspec.convert({name: header[name] for name in _Header.__struct_fields__ if name in header}, _Header)
+    if known.format > FORMAT:
+        raise ValueError(
+            f"read: {path} must be of format {FORMAT} or older, got format {known.format}, written by fncb "
+            f"{header.get('fncb')}. Install that version or a newer one."
+        )
+    if not 0 <= known.after <= entries:
+        raise msgspec.ValidationError(f"after must be one of the {entries} lines before, got {known.after}")
+    if _depth(header) > _DEEPEST:
+        raise msgspec.ValidationError(f"nested deeper than {_DEEPEST}")
+    return header
+
+
+class _Header(msgspec.Struct):
+    format: int
+    recorded: list[str] = []
+    after: int = 0
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+def _damaged(path: Path, number: int, what: str) -> DamagedRecording:
+    return DamagedRecording(
+        f"read: {path}, line {number}: {what}. The file is damaged, or no recording; the lines before can be trusted."
+    )

@@ -1,0 +1,265 @@
+"""The one mutable cell: it holds the composition's state, takes events, has effects carried out, and records."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+import fncb
+from fncb import events as ev
+from fncb import store
+from fncb.callback import Callback, compose
+from fncb.effects import Effect, Log, Save, Stop
+from fncb.interpret import Handler, Screen, handlers, write_checkpoint
+from fncb.recording import Recorder
+from fncb.sinks.sink import Sink
+from fncb.snapshot import load_state_dict, state_dict
+
+log = logging.getLogger("fncb")
+
+_PER_BATCH = frozenset(
+    event_type
+    for name, event_type in ev.HOOKS.items()
+    if issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd or event_type is ev.BeforeZeroGrad
+)
+"""Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
+
+
+class Session:
+    """Runs callbacks from any training loop.
+
+    Call it with events; read `stopped`. Use it in a `with` block, which closes what it opened.
+
+    Args:
+      callbacks: a composition, a callback or a list of them.
+      objects: what `Save` writes beside the callbacks' state, by name: anything with `state_dict`.
+      record: the file to record to; a name that is taken gets the suffix `-v1`, `-v2`, ....
+      sinks: where metrics go.
+      log_every_n_steps: how often a batch's metrics go to the sinks, in optimizer steps.
+      carries_out: effects that the loop around can carry out, and the functions that do.
+      runs_step_hooks: whether the loop around runs step hooks, as `fit` does.
+      screen: where `Print` and `Render` are shown.
+
+    Attributes:
+      state: the composition's state, key to host state.
+      stopped: the first `Stop` that was asked for, or None.
+      logged: the last value of each metric that `Log` gave.
+
+    Raises:
+      ValueError: if a callback may ask for an effect that nobody here can carry out, or has step hooks that nobody
+        would run.
+
+    Example:
+      >>> from fncb.callbacks import early_stop
+      >>> with Session(early_stop("val_loss", patience=0)) as session:
+      ...     session(ev.ValidationEnd(epoch=0, metrics={"val_loss": 1.0}))
+      ...     session(ev.ValidationEnd(epoch=1, metrics={"val_loss": 2.0}))
+      ...     session.stopped is not None
+      True
+    """
+
+    def __init__(
+        self,
+        callbacks: Callback[Any] | Iterable[Callback[Any]] = (),
+        *,
+        objects: Mapping[str, Any] | None = None,
+        record: str | Path | None = None,
+        sinks: Iterable[Sink] = (),
+        log_every_n_steps: int = 50,
+        carries_out: Mapping[type[Effect], Handler] | None = None,
+        runs_step_hooks: bool = False,
+        screen: Screen | None = None,
+    ):
+        self.callbacks = compose(callbacks)
+        self.state: Mapping[str, Any] = self.callbacks.init()
+        self.stopped: Stop | None = None
+        self.logged: dict[str, float] = {}
+        self.objects = dict(objects or {})
+        self.recording: Path | None = None
+        self._record, self._recorder = record, None
+        self._sinks, self._log_every = tuple(sinks), log_every_n_steps
+        self._screen = screen or Screen()
+        self._handlers: dict[type[Effect], Handler] = {
+            Stop: self._stop,
+            Log: self._log,
+            **handlers(self._screen),
+            **(carries_out or {}),
+        }
+        self._saving: list[dict[str, str]] = []
+        self._began, self._before = time.perf_counter(), 0.0
+        self._busy = False
+        self._last: ev.Event = ev.Event()
+        self._refuse_what_nobody_does(runs_step_hooks)
+
+    def _refuse_what_nobody_does(self, runs_step_hooks: bool) -> None:
+        known = [*self._handlers, Save]
+        for part in self.callbacks.parts or ():
+            for effect in part.emits or ():
+                if effect not in known:
+                    names = sorted(kind.__name__ for kind in known)
+                    raise ValueError(
+                        f"{part.key}: every effect must be one that this run carries out, got {effect.__name__}. "
+                        f"It has {names}. Leave the callback out, or pass carries_out={{{effect.__name__}: ...}}."
+                    )
+            if part.step is not None and not runs_step_hooks:
+                raise ValueError(
+                    f"{part.key}: step hooks must run inside a training step, got a Session around another loop. "
+                    "Train with fncb.fit, or leave the callback out."
+                )
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Writes what is buffered, closes sinks and recording, and leaves the terminal as it was."""
+        for close in (self._screen.close, *(sink.close for sink in self._sinks), self._recorder and self._recorder.close):
+            if close:
+                close()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began, summed over its resumes, to the microsecond."""
+        return round(self._before + time.perf_counter() - self._began, 6)
+
+    def wants(self, *event_types: type[ev.Event]) -> bool:
+        """Whether anybody would notice one of these events: a hook, the recording or a sink."""
+        return any(
+            self.callbacks.hears(kind)
+            or (self._record is not None and kind not in _PER_BATCH)
+            or (bool(self._sinks) and kind is ev.TrainBatchEnd)
+            for kind in event_types
+        )
+
+    def __call__(self, event: ev.Event) -> None:
+        """Takes an event: all hooks, then the effects that they asked for, then the events that answer those.
+
+        Raises:
+          RuntimeError: when called from inside a hook.
+        """
+        if self._busy:
+            raise RuntimeError("Session: a hook must not send events, got one from inside a hook. Return an effect.")
+        self._busy = True
+        try:
+            queue = deque([event])
+            while queue:
+                queue.extend(self._take(queue.popleft()))
+        finally:
+            self._busy = False
+
+    def _take(self, event: ev.Event) -> list[ev.Event]:
+        kind = type(event)
+        if event.seconds == 0.0:
+            event = attrs.evolve(event, seconds=self.seconds)
+        if self.logged and hasattr(event, "metrics"):
+            event = attrs.evolve(event, metrics=event.metrics.with_values(self.logged))
+        self.state, effects = self.callbacks.transition(self.state, event)
+        self._last = event
+        if self._record is not None and (kind not in _PER_BATCH or self.callbacks.hears(kind)):
+            self._recorder = self._recorder or self._open_recorder()
+            self._recorder.event(event)
+            for effect in effects:
+                self._recorder.effect(effect)
+        if self._sinks:
+            self._to_sinks(kind, event)
+        return self._carry_out(effects, event) if effects else []
+
+    def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:
+        answers = []
+        self._saving = [
+            {"path": str(store.free_name(effect.path)), "requested": effect.path}
+            for effect in effects
+            if type(effect) is Save
+        ]
+        to_save = iter(self._saving)
+        for effect in effects:
+            if type(effect) is Save:
+                answer = write_checkpoint(**next(to_save), tree=self.snapshot(), event=event)
+            else:
+                handler = self._handlers.get(type(effect))
+                if handler is None:
+                    names = sorted(kind.__name__ for kind in self._handlers)
+                    raise ValueError(f"{effect!r}: nobody here carries it out. There are {names}. Declare it in `emits`.")
+                answer = handler(effect, event)
+            if answer is not None:
+                answers.append(answer)
+        return answers
+
+    def _stop(self, effect: Stop, event: ev.Event) -> ev.Event | None:
+        if self.stopped is not None:
+            return None
+        self.stopped = effect
+        return ev.StopRequested(epoch=event.epoch, step=event.step, seconds=event.seconds, reason=effect.reason)
+
+    def _log(self, effect: Log, event: ev.Event) -> None:
+        self.logged.update(effect.metrics)
+        for sink in self._sinks:
+            sink.log(ev.Metrics(effect.metrics), event)
+
+    def _to_sinks(self, kind: type[ev.Event], event: Any) -> None:
+        if kind is ev.TrainBatchEnd and event.step % self._log_every:
+            return
+        if kind in (ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd):
+            for sink in self._sinks:
+                sink.log(event.metrics, event)
+
+    # Saving and resuming.
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds, as nested plain data and tensors."""
+        last = self._last
+        recorder = self._recorder
+        return {
+            "epoch": last.epoch,
+            "step": last.step,
+            "seconds": last.seconds,
+            "event": type(last).__name__,
+            "metrics": dict(getattr(last, "metrics", {})),
+            "recorded": None if recorder is None else recorder.lines,
+            "logged": dict(self.logged),
+            "saving": list(self._saving),
+            "callbacks": state_dict(self.state),
+            **{name: thing.state_dict() for name, thing in self.objects.items()},
+        }
+
+    def load(self, snapshot: Mapping[str, Any]) -> None:
+        """Takes back what `snapshot` gave: callbacks' states by key, then the objects in the order given.
+
+        A callback that the snapshot does not know starts anew, one that is no longer there is left out; both are
+        logged. The files that the snapshot was about to become are acknowledged by `Saved` if they exist.
+        """
+        known = {part.key for part in self.callbacks.parts or ()}
+        saved = snapshot["callbacks"]
+        if known ^ saved.keys():
+            log.warning(
+                "fncb: the callbacks changed: %s start anew, %s are left out", sorted(known - saved.keys()), sorted(saved.keys() - known)
+            )
+        self.state = load_state_dict(self.callbacks, saved, strict=False)
+        self.logged = dict(snapshot["logged"])
+        for name, thing in self.objects.items():
+            if name in snapshot:
+                thing.load_state_dict(snapshot[name])
+        self._before, self._began = snapshot["seconds"], time.perf_counter()
+        if self._record is not None:
+            self._recorder = self._open_recorder(snapshot["recorded"])
+        for saving in snapshot["saving"]:
+            if Path(saving["path"]).exists():
+                counters = {name: snapshot[name] for name in ("epoch", "step", "seconds")}
+                self(ev.Saved(**counters, **saving, bytes=Path(saving["path"]).stat().st_size))
+
+    def _open_recorder(self, resume_at: int | None = None) -> Recorder:
+        header = {
+            "fncb": fncb.__version__,
+            "keys": [part.key for part in self.callbacks.parts or ()],
+            "configs": {part.key: dict(part.config) for part in self.callbacks.parts or ()},
+            "recorded": [kind.__name__ for kind in ev.HOOKS.values() if self.wants(kind)],
+        }
+        recorder = Recorder(self._record, header, resume_at=resume_at)
+        self.recording = Path(recorder.path)
+        return recorder

@@ -1,0 +1,454 @@
+"""The compiled step: the same numbers at every level, one graph where it can be, clear errors where it cannot."""
+
+import copy
+import logging
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fncb import compiling
+from fncb.callback import Callback, EmptyState, StepHooks, compose, emit
+from fncb.callbacks import clip_grad_norm, ema, skip_nonfinite
+from fncb.step import Step
+from fncb.tree import leaves
+
+CPU = torch.device("cpu")
+
+
+def loss(model, batch):
+    out = model(batch[0])
+    return F.cross_entropy(out, batch[1]), {"acc": (out.argmax(1) == batch[1]).float().mean()}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def batches(sizes=(8, 8, 8, 5), nan_at=()):
+    generator = torch.Generator().manual_seed(1)
+    made = [
+        (torch.randn(n, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for n in sizes
+    ]
+    for i in nan_at:
+        made[i][0][0, 0] = float("nan")
+    return made
+
+
+def make(callbacks=(), *, compile, optimizer=partial(torch.optim.AdamW, lr=0.01), model=None, loss=loss, accumulate=1):
+    model = model or network()
+    step = Step(model, loss, optimizer(model.parameters()), compose(callbacks).step, CPU, compile)
+    step.set_accumulation(accumulate)
+    return step
+
+
+def train(step, data, accumulate=1):
+    seen = []
+    for i, batch in enumerate(data):
+        last = i == len(data) - 1
+        seen.append(dict(step(batch, update=last or i % accumulate == accumulate - 1, first=i % accumulate == 0)))
+    return seen
+
+
+def tensors(step):
+    return dict(leaves({"params": step.params, "buffers": step.buffers, "states": step.states, "carry": step.carry}))
+
+
+def assert_same(one, other, rtol=1e-5):
+    for path, tensor in tensors(one).items():
+        torch.testing.assert_close(tensor, tensors(other)[path], rtol=rtol, atol=1e-6, msg=lambda m, p=path: f"{p}: {m}")
+
+
+def hooked(key="hooked", **hooks):
+    return Callback(key=key, step=StepHooks(init=lambda params: {"n": torch.zeros(())}, **hooks))
+
+
+def counts(state, event):
+    return {"n": state["n"] + 1}
+
+
+def every_hook():
+    def double_inputs(state, event):
+        x, y = event.batch
+        return emit(counts(state, event), batch=(x * 2, y))
+
+    def triple_loss(state, event):
+        return emit(counts(state, event), loss=event.loss * 3, metrics={"weighed": event.loss.detach() * 3})
+
+    def halve(state, event):
+        return emit(counts(state, event), grads={name: grad / 2 for name, grad in event.grads.items()})
+
+    def shrink(state, event):
+        return emit(counts(state, event), params={name: p * 0.99 for name, p in event.params.items()})
+
+    return hooked(
+        on_train_batch_start=double_inputs,
+        on_before_zero_grad=counts,
+        on_before_backward=triple_loss,
+        on_after_backward=halve,
+        on_before_optimizer_step=halve,
+        on_after_optimizer_step=shrink,
+        on_train_batch_end=counts,
+    )
+
+
+def test_compiled_equals_eager_with_every_kind_of_hook_and_compiles_one_graph_more_for_a_smaller_last_batch():
+    data = batches((8, 8, 8, 5, 8, 8, 8, 5), nan_at=(4,))
+    callbacks = (every_hook(), clip_grad_norm(0.5), ema(0.9), skip_nonfinite())
+    compiled, eager = make(callbacks, compile=True), make(callbacks, compile=False)
+
+    seen, expected = train(compiled, data), train(eager, data)
+
+    assert (compiled.level, compiled.compilations, compiled.recompilations) == ("one graph", 2, 1)
+    assert (eager.level, eager.compilations) == ("eager", 0)
+    assert_same(compiled, eager)
+    for one, other in zip(seen, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-5, nan_ok=True)
+    assert compiled.states["hooked"]["n"].item() == 7 * 7  # seven hooks, seven batches that were not skipped
+    assert compiled.states["skip_nonfinite"]["skipped"].item() == 1
+
+
+def test_a_hand_written_loop_gives_the_same_numbers():
+    model, data = network(), batches()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    step = make((clip_grad_norm(0.1),), compile=False)
+
+    train(step, data)
+    for batch in data:
+        optimizer.zero_grad()
+        loss(model, batch)[0].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(step.params[name], p, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5),  # whose first step differs from the others
+        partial(torch.optim.Adam, lr=0.01, amsgrad=True, weight_decay=0.1),
+        partial(torch.optim.Adagrad, lr=0.1, initial_accumulator_value=0.1),
+        partial(torch.optim.RMSprop, lr=0.01, centered=True),
+        partial(torch.optim.NAdam, lr=0.01),  # keeps a product that starts at one
+    ],
+    ids=lambda optimizer: optimizer.func.__name__,
+)
+def test_an_optimizer_of_torch_gives_the_same_numbers_in_the_graph(optimizer):
+    data = batches((8, 8, 8, 8), nan_at=(2,))
+    compiled = make((skip_nonfinite(),), compile=True, optimizer=optimizer)
+    eager = make((skip_nonfinite(),), compile=False, optimizer=optimizer)
+
+    train(compiled, data)
+    train(eager, data)
+
+    assert (compiled.level, compiled.recompilations) == ("one graph", 0)
+    assert_same(compiled, eager)
+
+
+def test_two_parameter_groups_keep_their_own_settings():
+    def optimizer(params):
+        *others, last = params
+        return torch.optim.SGD([{"params": others, "lr": 0.1}, {"params": [last], "lr": 0.0}])
+
+    compiled, eager = make(compile=True, optimizer=optimizer), make(compile=False, optimizer=optimizer)
+
+    train(compiled, batches((8, 8, 8)))
+    train(eager, batches((8, 8, 8)))
+
+    assert_same(compiled, eager)
+    torch.testing.assert_close(compiled.params["3.bias"], dict(network().named_parameters())["3.bias"])
+
+
+def test_an_optimizer_that_cannot_be_traced_gets_a_region_of_its_own(caplog):
+    adafactor = partial(torch.optim.Adafactor, lr=0.01)
+    callbacks = (every_hook(), ema(0.9), skip_nonfinite())
+    compiled, eager = make(callbacks, compile=True, optimizer=adafactor), make(callbacks, compile=False, optimizer=adafactor)
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        train(compiled, batches((8, 8, 8, 8), nan_at=(2,)))
+    train(eager, batches((8, 8, 8, 8), nan_at=(2,)))
+
+    assert (compiled.level, compiled.recompilations) == ("two regions", 0)
+    assert len(caplog.records) == 1
+    assert "the step runs as two regions, not as one graph: " in caplog.text
+    assert_same(compiled, eager)
+
+
+def test_a_loss_that_cannot_be_traced_runs_eagerly_and_says_so_once_a_level(caplog):
+    def branches(model, batch):
+        value = loss(model, batch)[0]
+        return value if value.item() > 0 else -value
+
+    compiled = make(compile=True, loss=branches)
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        train(compiled, batches((8, 8, 8)))
+
+    assert compiled.level == "eager"
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("missing", ["nonstrict_trace", "trace_autograd_ops"])
+def test_without_a_young_part_of_torch_the_step_runs_eagerly(missing, monkeypatch, caplog):
+    def unavailable(*_):
+        raise compiling.Unavailable(f"torch has no {missing}")
+
+    monkeypatch.setattr(compiling, "nonstrict" if missing == "nonstrict_trace" else "tracing", unavailable)
+    step = make((ema(0.9),), compile=True)
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        train(step, batches((8, 8)))
+
+    assert step.level == "eager"
+    assert f"torch has no {missing}" in caplog.text
+
+
+def test_the_probes_notice_a_torch_without_the_young_parts(monkeypatch):
+    monkeypatch.delattr(torch._dynamo, "nonstrict_trace")
+    monkeypatch.delattr(torch.compiler, "nonstrict_trace", raising=False)
+
+    with pytest.raises(compiling.Unavailable, match="no nonstrict_trace"):
+        compiling.nonstrict(len)
+
+
+def test_without_a_compiler_the_step_runs_eagerly_and_one_line_says_so(monkeypatch, caplog):
+    def no_compiler(*_, **__):
+        raise RuntimeError("no working C++ compiler found")
+
+    monkeypatch.setattr(compiling, "inductor", no_compiler)
+    step = make(compile=True)
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        train(step, batches((8, 8)))
+
+    assert step.level == "eager"
+    assert len(caplog.records) == 1
+    assert "C++ compiler" in caplog.text
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_accumulated_batches_make_the_update_of_one_large_batch(compile):
+    sgd, model = partial(torch.optim.SGD, lr=0.1), nn.Linear(6, 3)  # no batch statistics, which depend on the batch
+    parts = make(compile=compile, model=copy.deepcopy(model), accumulate=2, optimizer=sgd)
+    whole = make(compile=False, model=model, optimizer=sgd)
+    data = batches((4, 4, 4, 4, 4, 4))
+
+    train(parts, data, accumulate=2)
+    train(whole, [tuple(map(torch.cat, zip(one, two, strict=True))) for one, two in zip(data[::2], data[1::2], strict=True)])
+
+    for name, p in whole.params.items():
+        torch.testing.assert_close(parts.params[name], p)
+    assert parts.carry["step"].item() == 3
+
+
+def test_a_skipped_batch_is_left_out_of_its_window_and_a_window_of_them_makes_no_update():
+    step = make((skip_nonfinite(), ema(0.5)), compile=False, accumulate=2, optimizer=partial(torch.optim.SGD, lr=0.1))
+    reference = make(compile=False, optimizer=partial(torch.optim.SGD, lr=0.05))  # one batch counts for half
+    data = batches((4, 4, 4, 4), nan_at=(1, 2, 3))
+
+    train(step, data, accumulate=2)
+    train(reference, data[:1])
+
+    for name, p in reference.params.items():
+        torch.testing.assert_close(step.params[name], p)
+    for name, buffer in reference.buffers.items():
+        torch.testing.assert_close(step.buffers[name], buffer)
+    assert step.states["skip_nonfinite"]["skipped"].item() == 3
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_skipped_batch_leaves_everything_as_it_was_but_the_count_of_it(compile):
+    step = make((skip_nonfinite(), clip_grad_norm(1.0), ema(0.5)), compile=compile)
+    train(step, batches((8, 8)))
+    before = {path: tensor.clone() for path, tensor in tensors(step).items()}
+    optimizer = [tensor.clone() for _, tensor in leaves(dict(step.optimizer.state_dict()["state"]))]
+
+    (metrics,) = train(step, batches((8,), nan_at=(0,)))
+
+    changed = {path for path, tensor in tensors(step).items() if not torch.equal(tensor, before[path])}
+    assert changed == {"states.skip_nonfinite.skipped", "carry.step"}
+    for one, other in zip(optimizer, leaves(dict(step.optimizer.state_dict()["state"])), strict=True):
+        torch.testing.assert_close(one, other[1], rtol=0, atol=0)
+    assert metrics["skipped"] == 1.0
+
+
+def test_a_first_batch_that_is_skipped_does_not_reach_the_optimizer():
+    step = make((skip_nonfinite(),), compile=True)
+
+    train(step, batches((8,), nan_at=(0,)))
+    assert not step.started
+    train(step, batches((8, 8)))
+
+    assert step.started
+    assert all(torch.isfinite(p).all() for p in step.params.values())
+
+
+def test_changing_the_learning_rate_never_recompiles_and_takes_effect():
+    step = make(compile=True, optimizer=partial(torch.optim.SGD, lr=0.1))
+    data = batches((8,) * 6)
+    train(step, data[:2])
+    compiled = step.compilations
+    still = {name: p.clone() for name, p in step.params.items()}
+
+    step.optimizer.param_groups[0]["lr"] = 0.0
+    train(step, data[2:4])
+    for name, p in step.params.items():
+        assert torch.equal(p, still[name])
+    step.optimizer.param_groups[0]["lr"] = 0.1
+    train(step, data[4:])
+
+    assert step.compilations == compiled
+    assert not torch.equal(step.params["3.bias"], still["3.bias"])
+
+
+def test_a_plain_value_that_changes_in_the_model_is_noticed():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.scale = nn.Linear(6, 3), 1.0
+
+        def forward(self, x):
+            return self.inner(x) * self.scale
+
+    torch.manual_seed(0)
+    step = make(compile=True, model=Scaled())
+    data = batches((8,) * 4)
+    train(step, data[:2])
+
+    step.model.scale = 0.0
+    (metrics,) = train(step, data[2:3])
+
+    assert metrics["loss"] == pytest.approx(1.0986123, rel=1e-6)  # ln 3: all logits are zero
+    assert (step.level, step.recompilations) == ("one graph", 1)
+
+
+def test_a_setting_that_changes_beside_the_learning_rate_takes_the_optimizer_out_of_the_graph(caplog):
+    step = make(compile=True, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    reference = make(compile=False, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    data = batches((8,) * 5)
+
+    for i, batch in enumerate(data):
+        for each in (step, reference):
+            each.optimizer.param_groups[0]["momentum"] = 0.9 - i / 10
+            each.check_settings()
+            each(batch)
+
+    assert step.level == "two regions"
+    assert_same(step, reference)
+
+
+def test_many_batch_shapes_share_one_graph_in_the_end():
+    step, eager = make(compile=True), make(compile=False)
+    data = batches(tuple(range(4, 16)))
+
+    train(step, data)
+    train(eager, data)
+
+    assert step.compilations <= 6
+    assert step.level == "one graph"
+    assert_same(step, eager)
+
+
+def test_the_means_of_an_epoch_are_weighted_by_batch_size_and_leave_skipped_batches_out():
+    step = make((skip_nonfinite(),), compile=False, model=nn.Linear(1, 1), loss=lambda model, x: model(x).mean() * 0 + x.mean())
+    step.start_epoch(0)
+
+    for x in (torch.full((1, 1), 1.0), torch.full((3, 1), 2.0), torch.full((5, 1), float("nan"))):
+        step(x)
+
+    assert dict(step.means()) == {"loss_epoch": 1.75}
+
+
+def test_step_state_never_aliases_the_parameters():
+    step = make((Callback(key="same", step=StepHooks(init=dict, on_train_batch_end=lambda state, event: state)),), compile=False)
+    before = step.states["same"]["3.bias"].clone()
+
+    train(step, batches((8,)))
+
+    assert torch.equal(step.states["same"]["3.bias"], before)
+
+
+def test_dropout_draws_from_the_default_generator_and_repeats_with_it():
+    model = nn.Sequential(nn.Linear(6, 32), nn.Dropout(0.5), nn.Linear(32, 3))
+    step = make(compile=True, model=model, optimizer=partial(torch.optim.SGD, lr=0.0))
+    data = batches((8, 8, 8))
+    train(step, data)
+
+    state = torch.get_rng_state()
+    one, two = train(step, [data[0], data[0]])
+    torch.set_rng_state(state)
+    again = train(step, [data[0], data[0]])
+
+    assert one != two
+    assert [one, two] == again
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        (lambda s, e: {"n": torch.zeros(2)}, r"hooked: step hook on_train_batch_end must keep shape and dtype of 'n'"),
+        (lambda s, e: {"n": torch.zeros((), dtype=torch.int64)}, "must keep shape and dtype"),
+        (lambda s, e: {"n": 1.0}, r"must hold tensors only, got 1.0 at 'n'"),
+        (lambda s, e: {"m": torch.zeros(())}, r"must keep the structure \['n'\], got \['m'\]"),
+        (lambda s, e: None, "must return its state, got None. Return the state"),
+        (lambda s, e: emit(s, metrics={"a": 1.0}), "metric 'a' must hold tensors only, got 1.0"),
+        (lambda s, e: emit(s, metrics={"loss": torch.zeros(())}), "publishes 'loss', got that name twice"),
+        (lambda s, e: emit(s, grads={}), "may replace nothing, got 'grads'"),
+        (lambda s, e: emit(s, Callback(key="x")), "must not return effects"),
+    ],
+)
+def test_a_wrong_step_hook_is_named(hook, message):
+    step = make((hooked(on_train_batch_end=hook),), compile=True)
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        train(step, batches((8,)))
+
+
+def test_gradients_must_be_replaced_in_full():
+    step = make((hooked(on_after_backward=lambda s, e: emit(s, grads={})),), compile=True)
+
+    with pytest.raises(TypeError, match=r"replacing grads, must keep the structure"):
+        train(step, batches((8,)))
+
+
+def test_step_state_must_be_tensors_from_the_beginning():
+    callback = Callback(key="bad", step=StepHooks(init=lambda params: {"n": 0}, on_train_batch_end=counts))
+
+    with pytest.raises(TypeError, match=r"bad: init must hold tensors only, got 0 at 'n'"):
+        make((callback,), compile=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda model, batch: model(batch[0]), r"a loss must be a scalar, got shape \(8, 3\). Take .mean\(\)."),
+        (lambda model, batch: model(batch[0]).sum().item(), "a loss must return a tensor"),
+        (lambda model, batch: batch[0].sum(), "a loss must need gradients"),
+        (lambda model, batch: (model(batch[0]).sum(), 3), "must map names to tensors, got int"),
+        (lambda model, batch: (model(batch[0]).sum(), {"acc": 0.5}), "metric 'acc' must be a tensor, got 0.5"),
+        (lambda model, batch: (model(batch[0]).sum(), {"acc": batch[0]}), "metric 'acc' must be a scalar"),
+    ],
+)
+def test_a_wrong_loss_is_named(wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        train(make(compile=True, loss=wrong), batches((8,)))
+
+
+def test_a_callback_without_state_may_have_step_hooks():
+    callback = Callback(
+        key="norm",
+        step=StepHooks(
+            init=lambda params: EmptyState(),
+            on_before_optimizer_step=lambda s, e: emit(s, metrics={"g": e.grads["3.bias"].norm()}),
+        ),
+    )
+    step = make((callback,), compile=False)
+
+    (metrics,) = train(step, batches((8,)))
+
+    assert set(metrics) == {"loss", "acc", "g"}
