@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from fncb.loop import Run as Run
     from fncb.loop import fit as fit
     from fncb.loop import validate as validate
-    from fncb.recording import history as history
-    from fncb.recording import replay as replay
-    from fncb.recording import whatif as whatif
+    from fncb.hindsight import history as history
+    from fncb.hindsight import replay as replay
+    from fncb.hindsight import whatif as whatif
     from fncb.session import Session as Session
     from fncb.sinks import csv as csv
     from fncb.snapshot import load_state_dict as load_state_dict
@@ -49,7 +49,7 @@ _ROOMS = {
         *("SetAccumulation", "SetLR", "Skip", "Stop", "Unfreeze", "Validate"),
     ),
     "loop": ("Run", "fit", "validate"),
-    "recording": ("history", "replay", "whatif"),
+    "hindsight": ("history", "replay", "whatif"),
     "session": ("Session",),
     "snapshot": ("load_state_dict", "state_dict"),
     "task": ("Task",),

@@ -42,8 +42,11 @@ class Metrics(Mapping[str, float]):
     __slots__ = ("_values", "_names", "_pending")
 
     def __init__(self, values: Mapping[str, float] | None = None, names: tuple[str, ...] = (), pending: Any = None):
-        """Takes host `values`, and `names` for a `pending` 1-d tensor of the same length that is read when needed."""
-        self._values: dict[str, Any] = dict(values) if values else {}
+        """Takes host `values`, and `names` for a `pending` 1-d tensor of the same length that is read when needed.
+
+        A name may stand in `values` too, to give its place in the order.
+        """
+        self._values: dict[str, Any] = {**values, **dict.fromkeys(names)} if values else dict.fromkeys(names)
         self._names = names
         self._pending = pending
 
@@ -58,10 +61,7 @@ class Metrics(Mapping[str, float]):
 
     def with_values(self, values: Mapping[str, float]) -> "Metrics":
         """These metrics and, where the names are not taken, `values`; reads nothing."""
-        more = Metrics({**values, **self._values}, self._names, self._pending)
-        for name in self._names:
-            more._values.pop(name, None)
-        return more
+        return Metrics({**self._values, **{k: v for k, v in values.items() if k not in self}}, self._names, self._pending)
 
     @property
     def pending(self) -> Any:
@@ -77,18 +77,17 @@ class Metrics(Mapping[str, float]):
             raise MissingMetric(f"no metric {name!r}. It has {list(self)}.") from None
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._values
-        yield from (name for name in self._names if name not in self._values)
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._values)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._values or name in self._names
+        return name in self._values
 
     def __repr__(self) -> str:
-        waiting = [f"{name!r}: pending" for name in self._names]
-        return "{" + ", ".join([f"{k!r}: {v!r}" for k, v in self._values.items()] + waiting) + "}"
+        shown = (f"{name!r}: {'pending' if name in self._names else value}" for name, value in self._values.items())
+        return "{" + ", ".join(shown) + "}"
 
     def __hash__(self) -> int:
         return hash(frozenset(self))

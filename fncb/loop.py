@@ -108,7 +108,7 @@ class RandomState:
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
             "python": random.getstate(),
-            "numpy": numpy.random.get_state(legacy=False) if numpy is not None else None,
+            "numpy": numpy and _numpy_state(numpy),
         }
 
     @staticmethod
@@ -121,7 +121,8 @@ class RandomState:
         if state["numpy"] is not None:
             import numpy
 
-            numpy.random.set_state(state["numpy"])
+            kind, key, *rest = state["numpy"]
+            numpy.random.set_state((kind, key.numpy(), *rest))
 
     def state_dict(self) -> dict[str, Any]:
         return {"now": self.now(), "at_epoch": self.at_epoch}
@@ -129,6 +130,11 @@ class RandomState:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.at_epoch = saved["at_epoch"]
         self.put_back(saved["now"])
+
+
+def _numpy_state(numpy: Any) -> tuple[Any, ...]:
+    kind, key, *rest = numpy.random.get_state()
+    return kind, torch.from_numpy(key.copy()), *rest
 
 
 def fit(
@@ -478,7 +484,7 @@ def _guarded(stage: str, fire: Any, body: Callable[[], T]) -> T:
 
 def _joined(*parts: ev.Metrics) -> ev.Metrics:
     """Metrics of several moments as one; what is on the device stays there."""
-    values = {name: part[name] for part in parts if part.pending is None for name in part}
+    values = {name: part[name] if part.pending is None else None for part in parts for name in part}
     waiting = [part for part in parts if part.pending is not None]
     names = tuple(name for part in waiting for name in part)
     pending = torch.cat([part.pending.to(waiting[0].pending.dtype) for part in waiting]) if waiting else None
@@ -503,8 +509,8 @@ def _newest(resume: str | Path, callbacks: Callback[Any]) -> Path | None:
         if not directories:
             raise ValueError('fit: resume="last" needs a checkpoint(...) callback, got none. Pass a path.')
     found = [store.latest(directory) for directory in directories]
-    for path, why in (rejected for each in found for rejected in each.rejected):
-        log.warning("fncb: %s is passed over: %s", path, why)
+    for rejected in (rejected for each in found for rejected in each.rejected):
+        log.warning("fncb: %s is passed over: %s", rejected.path, rejected.reason)
     paths = [each.path for each in found if each.path is not None]
     if not paths and resume != "last":
         raise ValueError(f"fit: resume must be a checkpoint or a directory with one, got {str(resume)!r} without any.")

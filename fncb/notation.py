@@ -4,14 +4,12 @@ A record is written as a JSON object of those of its fields that differ from the
 are written as strings. Live fields of events are left out, those of effects are noted by their shapes.
 """
 
-import operator
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, reduce
+from functools import cache
 from math import isfinite
-from operator import attrgetter
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any
 
 import attrs
 import msgspec
@@ -20,26 +18,27 @@ from fncb import effects as ef
 from fncb.effects import Effect
 from fncb.events import HOOKS, Event, Metrics
 
+_encode = msgspec.json.Encoder().encode
+
 
 @attrs.frozen
 class Notation:
-    """How one class of event or effect is written and read.
+    """How records of one class are written and read.
 
     Attributes:
       cls: the class.
-      defaults: the fields that are written, by the name that the constructor knows, and their defaults as written.
-      take: gives the values of those fields; of an effect's live field its shape.
-      live: those of the fields that are live.
-      floats: those of the fields that hold floats.
-      blank: the attributes of an event that was given nothing; None for an effect.
+      take: gives the values of the fields that are written, from an event's `__dict__`, which is fast, or an effect;
+        of an effect's live field it gives the shape.
+      form: the record as it is written: it omits defaults and fills them in, and tells types.
+      decode: reads a form and checks it.
+      live: the fields of the form that are live.
     """
 
     cls: type[Event | Effect]
-    defaults: Mapping[str, Any]
     take: Callable[[Any], tuple[Any, ...]]
+    form: type[msgspec.Struct]
+    decode: Callable[[bytes], Any]
     live: tuple[str, ...]
-    floats: tuple[str, ...]
-    blank: Mapping[str, Any] | None
 
     def write(self, values: tuple[Any, ...]) -> bytes:
         """The JSON of a record from which `values` were taken.
@@ -49,8 +48,12 @@ class Notation:
           >>> notation.write(notation.take(ef.SetLR(float("inf"))))
           b'{"lr":"inf"}'
         """
-        plain = zip(self.defaults.items(), map(_plain, values), strict=True)
-        return msgspec.json.encode({name: value for (name, default), value in plain if value != default})
+        try:
+            written = _encode(self.form(*[_host(value) if type(value) is Metrics else value for value in values]))
+        except (TypeError, UnicodeEncodeError):
+            written = b"null"
+        # What is rare is slow: msgspec writes null for numbers that are not finite, and refuses what is not plain.
+        return _encode(self.form(*map(_plain, values))) if b"null" in written else written
 
     def read(self, fields: bytes) -> Event | Effect:
         """The record, equal to the one that was written.
@@ -62,40 +65,44 @@ class Notation:
           >>> notation_of(ef.SetLR).read(b'{"lr":"inf"}')
           SetLR(lr=inf, group=None)
         """
-        given = msgspec.structs.asdict(_decoder(self.cls).decode(fields))
-        if b'nan"' in fields or b'inf"' in fields:
-            given |= {name: _as_floats(given[name]) for name in self.floats}
-        if self.blank is None:
-            return self.cls(**{name: value for name, value in given.items() if name not in self.live})
-        if type(given.get("metrics")) is dict:
-            given["metrics"] = Metrics(given["metrics"])
-        event = object.__new__(self.cls)  # the constructor of a frozen record takes several times as long
-        vars(event).update(self.blank)
-        vars(event).update(given)
-        return event
+        given = msgspec.structs.asdict(self.decode(fields))
+        for name in self.live:
+            del given[name]
+        return self.cls(**given)
 
 
 @cache
 def notation_of(cls: type) -> Notation:
-    """How records of a class are written."""
+    """How records of a class are written.
+
+    Raises:
+      TypeError: if it is no class of events or effects.
+    """
     if not issubclass(cls, Event | Effect):
         raise TypeError(f"record: every record must be an event or an effect, got one of class {cls.__name__}.")
-    hints = typing.get_type_hints(cls)
-    fields = [field for field in attrs.fields(cls) if field.init]
-    live = [field for field in fields if field.metadata.get("live")]
-    written = [field for field in fields if field not in live or issubclass(cls, Effect)]
+    is_effect, hints = issubclass(cls, Effect), typing.get_type_hints(cls)
+    fields = [field for field in attrs.fields(cls) if field.init and (is_effect or not field.metadata.get("live"))]
+    live = [field.name for field in fields if field.metadata.get("live")]
 
     def take_from_effect(effect: Effect) -> tuple[Any, ...]:
-        values = ((field, getattr(effect, field.name)) for field in written)
-        return tuple(_shape(value) if field in live else value for field, value in values)
+        values = ((field.name, getattr(effect, field.name)) for field in fields)
+        return tuple(_shape(value) if name in live else value for name, value in values)
 
+    form = msgspec.defstruct(
+        cls.__name__,
+        [
+            (field.alias, list[int] | None if field.name in live else hints[field.name], *_default(field))
+            for field in fields
+        ],
+        omit_defaults=True,
+        forbid_unknown_fields=True,
+    )
     return Notation(
         cls=cls,
-        defaults={field.alias: _default(field) for field in written},
-        take=take_from_effect if issubclass(cls, Effect) else attrgetter(*[field.name for field in written]),
-        live=tuple(field.alias for field in written if field in live),
-        floats=tuple(field.alias for field in written if float in _atoms(hints[field.name])),
-        blank=None if issubclass(cls, Effect) else vars(cls()),
+        take=take_from_effect if is_effect else itemgetter(*[field.name for field in fields]),
+        form=form,
+        decode=msgspec.json.Decoder(form, strict=False).decode,  # not strict: "nan" is read as a float
+        live=tuple(field.alias for field in fields if field.name in live),
     )
 
 
@@ -107,7 +114,7 @@ def notation_named(name: str) -> Notation:
     """
     if name in _BUILT_IN:
         return notation_of(_BUILT_IN[name])
-    for effect in _effects_of_others():
+    for effect in _subclasses(Effect):
         if effect.__name__ == name:
             return notation_of(effect)
     raise LookupError(f"there is no event or effect {name}; one of another package must be imported first")
@@ -119,36 +126,24 @@ _BUILT_IN: dict[str, type[Event | Effect]] = {
 }
 
 
-def _effects_of_others(cls: type[Effect] = Effect) -> Iterator[type[Effect]]:
-    for effect in cls.__subclasses__():
+def _subclasses(cls: type[Effect]) -> Iterator[type[Effect]]:
+    for effect in reversed(cls.__subclasses__()):
         if "__attrs_attrs__" in vars(effect):  # attrs leaves an empty shadow of each class that it gives slots
             yield effect
-        yield from _effects_of_others(effect)
+        yield from _subclasses(effect)
 
 
-@cache
-def _decoder(cls: type) -> msgspec.json.Decoder[Any]:
-    """Checks names and types, and fills in defaults."""
-    notation, hints, fields = notation_of(cls), typing.get_type_hints(cls), []
-    for field in attrs.fields(cls):
-        if field.alias in notation.live:
-            fields.append((field.alias, list[int] | None, None))
-        elif field.alias in notation.defaults:
-            required = field.default is attrs.NOTHING
-            fields.append((field.alias, _on_file(hints[field.name]), *([] if required else [_made_anew(field)])))
-    return msgspec.json.Decoder(msgspec.defstruct(cls.__name__, fields, kw_only=True, forbid_unknown_fields=True))
-
-
-def _made_anew(field: "attrs.Attribute[Any]") -> Any:
-    default: Any = field.default
-    return msgspec.field(default_factory=default.factory if isinstance(default, attrs.Factory) else lambda: default)
-
-
-def _default(field: "attrs.Attribute[Any]") -> Any:
+def _default(field: "attrs.Attribute[Any]") -> tuple[Any, ...]:
+    """The default of a field, in a tuple that is empty if it has none."""
     default: Any = field.default
     if default is attrs.NOTHING:
-        return attrs.NOTHING
-    return _plain(default.factory() if isinstance(default, attrs.Factory) else default)
+        return ()
+    made = default.factory() if isinstance(default, attrs.Factory) else default
+    return ({} if type(made) is Metrics else made,)
+
+
+def _host(metrics: Metrics) -> dict[str, float]:
+    return {name: metrics[name] for name in metrics}
 
 
 def _plain(value: Any) -> Any:
@@ -169,30 +164,3 @@ def _plain(value: Any) -> Any:
 
 def _shape(value: Any) -> list[int] | None:
     return list(value.shape) if hasattr(value, "shape") else None
-
-
-def _as_floats(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _as_floats(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_as_floats, value))
-    return float(value) if value in _NON_FINITE else value
-
-
-_NON_FINITE = ("nan", "inf", "-inf")
-
-
-def _atoms(hint: Any) -> set[Any]:
-    inner = typing.get_args(hint)
-    return {atom for each in inner for atom in _atoms(each)} if inner else {hint}
-
-
-def _on_file(hint: Any) -> Any:
-    """A type as it is written: JSON has no non-finite numbers, so these are strings."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if hint is float:
-        return float | Literal["nan", "inf", "-inf"]
-    if not inner or origin is Literal:
-        return hint
-    inner = tuple(map(_on_file, inner))
-    return reduce(operator.or_, inner) if origin in (typing.Union, types.UnionType) else origin[inner]

@@ -8,14 +8,13 @@ first line of each resume, which says `after` how many events and effects it goe
 
 import logging
 import os
-import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import msgspec
@@ -30,18 +29,14 @@ BUFFERED = 512
 
 _LONGEST_LINE = 1 << 20  # bytes
 _DEEPEST = 32
-_LINE = re.compile(rb'\["([A-Za-z_]\w*)",(\{.*\}),"([0-9a-f]{8})"\]\n')
-_AFTER_CRC = len(b',"01234567"]\n')
+_AFTER_BODY = len(b',"01234567"]\n')
+_HEADER = b'["Header"'
 _noting = msgspec.json.Encoder(enc_hook=repr)  # a function in a config is noted, not kept
 _log = logging.getLogger("fncb")
 
 
 class DamagedRecording(ValueError):
     """A recording of which more than the tail is not as it was written, or another kind of file."""
-
-
-def _size(items: tuple[Any, ...]) -> str:
-    return f"<{len(items)}>"
 
 
 @attrs.frozen
@@ -51,20 +46,30 @@ class Recording:
     Attributes:
       header: of the last run that wrote to the file; its `recorded` names the classes of event that all of them did.
       entries: events and effects in order.
-      events: the events among them.
-      effects: the effects among them.
       torn: bytes after the last whole line, which a crash left and which are not read.
     """
 
     header: Mapping[str, Any]
-    entries: tuple[Event | Effect, ...] = attrs.field(repr=_size)
-    events: tuple[Event, ...] = attrs.field(repr=_size)
-    effects: tuple[Effect, ...] = attrs.field(repr=_size)
+    entries: tuple[Event | Effect, ...] = attrs.field(repr=lambda entries: f"<{len(entries)}>")
     torn: int = 0
 
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events in order."""
+        return tuple([entry for entry in self.entries if isinstance(entry, Event)])
 
-def read(path: str | Path) -> Recording:
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """The effects in order."""
+        return tuple([entry for entry in self.entries if isinstance(entry, Effect)])
+
+
+def read(path: str | Path, only: Container[str] | None = None) -> Recording:
     """Reads a recording. A torn tail is left out, with a warning; everything before it must be as it was written.
+
+    Args:
+      path: the file.
+      only: names of the classes of event and effect to read; the others are left out, which is faster.
 
     Raises:
       DamagedRecording: naming the first line that is not.
@@ -72,18 +77,22 @@ def read(path: str | Path) -> Recording:
     """
     path = Path(path)
     headers: list[dict[str, Any]] = []
-    entries: list[Event | Effect] = []
+    entries: list[Any] = []
+    readers: dict[bytes, Callable[[bytes], Any]] = {}
     end = 0
-    for number, line in enumerate(_lines(path), 1):
-        end = line.end
+    for number, (head, fields, _, line_end) in enumerate(_lines(path), 1):
         try:
-            if line.name == "Header":
-                headers.append(_header(path, line.fields, len(entries)))
+            if head == _HEADER:
+                headers.append(_header(path, fields, len(entries)))
                 del entries[headers[-1].get("after", 0) :]
+            elif head in readers:
+                entries.append(readers[head](fields))
             else:
-                entries.append(notation_named(line.name).read(line.fields))
+                readers[head] = _reader(head, only)
+                entries.append(readers[head](fields))
         except (msgspec.DecodeError, RecursionError, LookupError, TypeError) as error:
-            raise _damaged(path, number, f"must hold a {line.name}, got {line.fields[:80]!r}: {error}") from None
+            raise _damaged(path, number, f"must be an event or effect, got {head[:80]!r}: {error}") from None
+        end = line_end
     torn = path.stat().st_size - end
     if not headers:
         raise _damaged(path, 1, f"must be a header, got {torn} bytes of something else")
@@ -91,8 +100,13 @@ def read(path: str | Path) -> Recording:
         _log.warning("recording %s: its last %d bytes are torn and left out", path, torn)
     recorded = [set(header["recorded"]) for header in headers if "recorded" in header]
     header = {**headers[-1], **({"recorded": sorted(set.intersection(*recorded))} if recorded else {})}
-    events = tuple(entry for entry in entries if isinstance(entry, Event))
-    return Recording(header, tuple(entries), events, tuple(e for e in entries if isinstance(e, Effect)), torn)
+    return Recording(header, tuple(entries if only is None else filter(None, entries)), torn)
+
+
+def _reader(head: bytes, only: Container[str] | None) -> Callable[[bytes], Any]:
+    name = msgspec.json.decode(head + b"]", type=tuple[str])[0]
+    notation = notation_named(name)
+    return notation.read if only is None or name in only else lambda _: None
 
 
 class Recorder:
@@ -125,7 +139,7 @@ class Recorder:
         if resume_at is not None and path.exists():
             self._go_on(path, resume_at)
             header = {**header, "after": resume_at}
-            self.path, self._file = path, open(path, "r+b", buffering=0)  # noqa: SIM115: `close` closes it
+            self.path, self._file = path, open(path, "r+b", buffering=0)  # noqa: SIM115
             self._cut()
         else:
             self.path, self._file = _create(path)
@@ -136,16 +150,19 @@ class Recorder:
         """Events and effects so far, those before a resume included. As `resume_at` it goes on from here."""
         return self._written + len(self._buffer)
 
-    def event(self, event: Event | Effect) -> None:
-        """Records an event; the same as `effect`."""
+    def event(self, event: Event) -> None:
+        """Records an event."""
         notation = notation_of(type(event))
-        self._buffer.append((notation, notation.take(event)))
+        self._buffer.append((notation, notation.take(event.__dict__)))
         if len(self._buffer) >= BUFFERED:
             self.flush()
 
     def effect(self, effect: Effect) -> None:
         """Records an effect."""
-        self.event(effect)
+        notation = notation_of(type(effect))
+        self._buffer.append((notation, notation.take(effect)))
+        if len(self._buffer) >= BUFFERED:
+            self.flush()
 
     def flush(self, durable: bool = False) -> None:
         """Writes what is held back; if `durable`, waits until it is on the disk."""
@@ -165,9 +182,9 @@ class Recorder:
                 self._file.close()
 
     def _go_on(self, path: Path, resume_at: int) -> None:
-        for line in _lines(path):
-            self._crc, self._end = line.crc, line.end
-            header = _header(path, line.fields, self._written) if line.name == "Header" else None
+        for head, fields, crc, end in _lines(path):
+            self._crc, self._end = crc, end
+            header = _header(path, fields, self._written) if head == _HEADER else None
             self._written = self._written + 1 if header is None else header.get("after", 0)
         if not 0 <= resume_at <= self._written:
             raise ValueError(
@@ -183,7 +200,7 @@ class Recorder:
         for name, fields in records:
             body = b'["%s",%s' % (name.encode(), fields)
             crc = zlib.crc32(body, crc)
-            if len(body) > _LONGEST_LINE - _AFTER_CRC:
+            if len(body) > _LONGEST_LINE - _AFTER_BODY:
                 raise ValueError(f"record: a line must have at most {_LONGEST_LINE} bytes, got {len(body)} of {name}.")
             data += b'%s,"%08x"]\n' % (body, crc)
         view = memoryview(data)
@@ -223,32 +240,24 @@ def _read_pending(metrics: Iterable[Metrics]) -> None:
             each.resolve(values)
 
 
-class _Line(NamedTuple):
-    """A whole line: its class, its fields as JSON, its checksum, and where it ends in the file."""
-
-    name: str
-    fields: bytes
-    crc: int
-    end: int
-
-
-def _lines(path: Path) -> Iterator[_Line]:
-    """The lines of a file, checked; what follows the last newline is not read."""
+def _lines(path: Path) -> Iterator[tuple[bytes, bytes, int, int]]:
+    """Head (`["Class"`) and fields of each whole line, its checksum, which is right, and where it ends."""
     crc = end = 0
     with open(path, "rb") as file:
         for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE + 1), b""), 1):
-            if len(line) > _LONGEST_LINE:
-                raise _damaged(path, number, f"must have at most {_LONGEST_LINE} bytes, got more")
-            if line[-1] != ord("\n"):
-                return
-            found = _LINE.fullmatch(line)
-            crc = zlib.crc32(line[:-_AFTER_CRC], crc)
-            if found is None or found[3] != b"%08x" % crc:
+            body = line[:-_AFTER_BODY]
+            crc = zlib.crc32(body, crc)
+            if line[-_AFTER_BODY:] != b',"%08x"]\n' % crc:
+                if len(line) > _LONGEST_LINE:
+                    raise _damaged(path, number, f"must have at most {_LONGEST_LINE} bytes, got more")
+                if line[-1:] != b"\n":
+                    return  # torn
                 raise _damaged(path, number, f"must have the checksum {crc:08x}, got {line[-60:]!r}")
-            if number == 1 and found[1] != b"Header":
-                raise _damaged(path, number, f"must be a header, got {found[1].decode()}")
             end += len(line)
-            yield _Line(found[1].decode(), found[2], crc, end)
+            head, _, fields = body.partition(b",")
+            if number == 1 and head != _HEADER:
+                raise _damaged(path, number, f"must be a header, got {line[:60]!r}")
+            yield head, fields, crc, end
 
 
 def _header(path: Path, fields: bytes, entries: int) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def _inner(example: Any, data: Any, path: str, found: _Mismatch) -> Any:
     if type(example) is tuple and isinstance(data, list):
         examples = (*example, *[None] * len(data))
         return tuple(_inner(examples[i], item, f"{path}.{i}", found) for i, item in enumerate(data))
-    if attrs.has(type(example)) or isinstance(example, Mapping) and isinstance(data, dict):
+    if attrs.has(type(example)) or (isinstance(example, Mapping) and isinstance(data, dict)):
         return _like(example, data, path, found)
     return data
 

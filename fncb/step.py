@@ -113,7 +113,7 @@ class Step:
         """What a checkpoint holds of a step beside model and optimizer."""
         return {
             "carry": self.carry,
-            "states": self.states,
+            "states": {key: dict(leaves(state)) for key, state in self.states.items()},
             "averaged": self.averaged,
             "started": self.started,
         }
@@ -125,7 +125,7 @@ class Step:
         self.started = saved["started"]
         if saved["carry"]["grads"]:
             self.set_accumulation(2)
-        _copy_into("step", self.carry, saved["carry"])
+        _copy_into("the step", self.carry, saved["carry"])
         for key in self.states.keys() & saved["states"].keys():
             _copy_into(key, self.states[key], saved["states"][key])
         self._settings = opt.settings(self.optimizer)
@@ -395,7 +395,7 @@ def _fill(like: Any, flat: list[Tensor]) -> Any:
 
 def _copy_into(who: str, tree: Any, saved: Any) -> None:
     have, given = dict(leaves(tree)), dict(leaves(saved))
-    wrong = [path for path in have.keys() ^ given.keys()]
+    wrong = list(have.keys() ^ given.keys())
     wrong += [path for path in have.keys() & given.keys() if have[path].shape != given[path].shape]
     if wrong:
         raise ValueError(f"resume: what {who} keeps on the device must match, got differences at {sorted(wrong)}.")

@@ -1,0 +1,252 @@
+"""Save the best and the last states of a run."""
+
+import os
+from collections.abc import Mapping
+from math import inf, isfinite
+from pathlib import PurePath
+from typing import Any, Literal
+
+import attrs
+
+from fncb import events as ev
+from fncb.callback import Callback, Emit, emit
+from fncb.callbacks.file_name import check_template, file_name
+from fncb.effects import Delete, Print, Save
+
+SUFFIX = ".safetensors"
+
+
+@attrs.frozen
+class Asked:
+    """A save that was asked for and is not on disk yet: its name, its score, whether it is a last one."""
+
+    path: str
+    score: float | None = None
+    last: bool = False
+
+
+@attrs.frozen
+class CheckpointState:
+    """What `checkpoint` remembers. Scores are in the metric's unit, None for one that was not finite.
+
+    Attributes:
+      best_model_path: file with the best score; without a metric, the newest. None before the first.
+      best_model_score: its score.
+      best_k_models: score of each file kept for its score, by path.
+      last_model_path: file that `save_last` keeps.
+      current_score: score at the last check.
+      epoch: of the last check, None before the first.
+      step: of the last check, None before the first.
+      validated: epoch of the last check at a validation, None before the first.
+      asked: saves that are not on disk yet, in order.
+      answered: name that was asked for by the save that came on disk last.
+      paused: whether validations are no checks now: those of a sanity check, or of a run that does not train.
+    """
+
+    best_model_path: str | None = None
+    best_model_score: float | None = None
+    best_k_models: Mapping[str, float | None] = attrs.field(factory=dict)
+    last_model_path: str | None = None
+    current_score: float | None = None
+    epoch: int | None = None
+    step: int | None = None
+    validated: int | None = None
+    asked: tuple[Asked, ...] = ()
+    answered: str | None = None
+    paused: bool = False
+
+
+def checkpoint(
+    dirpath: str | os.PathLike[str],
+    *,
+    monitor: str | None = None,
+    mode: Literal["min", "max"] = "min",
+    save_top_k: int = 1,
+    save_last: bool = False,
+    every_n_epochs: int | None = None,
+    every_n_train_steps: int | None = None,
+    filename: str = "{epoch}-{step}",
+    auto_insert_metric_name: bool = True,
+    save_on_train_epoch_end: bool | None = None,
+    verbose: bool = False,
+    key: str | None = None,
+) -> Callback[CheckpointState]:
+    """Asks for `Save` of the best `save_top_k` states, and for `Delete` of those that they replace.
+
+    A check is due every `every_n_epochs` epochs: with `monitor`, when a validation ends; without, when a validation
+    ends or, in an epoch that had none, when the epoch ends. With `every_n_train_steps` one is due every so many
+    steps: when the batch ends if the metric is known then (or there is none), otherwise when the next validation ends.
+
+    A state is kept if there are fewer than `save_top_k`, or if its score is strictly better than the worst of them: a
+    tie is not. A score that is not finite is worse than any that is. A file is deleted once the one that replaces it
+    is on disk, and only if this callback saved it, in `dirpath`.
+
+    Args:
+      dirpath: folder of the files, `<filename>.safetensors`, or `-v1`, `-v2`, ... before the suffix if that is taken.
+      monitor: a metric's name, `epoch` or `step`; None keeps the newest instead of the best.
+      mode: whether less ("min") or more ("max") is better.
+      save_top_k: files to keep, 0 or more, or -1 for all; without `monitor` -1, 0 or 1.
+      save_last: whether to keep the state of the newest check too, as `last-{epoch}-{step}`. A check whose score is
+        not finite is left out: it never replaces a good one.
+      every_n_epochs: epochs, 1 or more; 1 if neither trigger is given.
+      every_n_train_steps: optimizer steps, 1 or more; not together with `every_n_epochs`.
+      filename: text with fields `{name}` or `{name:format}`, a name being `epoch`, `step` or a metric's, a format a
+        number's, such as `03d` or `.2f`. A `/` makes a folder.
+      auto_insert_metric_name: whether `{epoch}` becomes `epoch=3` and not `3`.
+      save_on_train_epoch_end: True makes checks due when an epoch ends, as for a metric that is known only then, such
+        as `loss_epoch`; False, when a validation ends; None, as above.
+      verbose: whether to print what was saved and what was not good enough.
+      key: names the state; `checkpoint(<monitor>)`, or `checkpoint`, by default.
+
+    Returns:
+      A `Callback` with `CheckpointState`.
+
+    Raises:
+      ValueError, TypeError: for arguments out of range or of the wrong kind, also for a malformed `filename` or one
+        that leaves `dirpath`.
+      MissingMetric: from a check, if `monitor` or a field of `filename` names a metric that is not there.
+
+    Example:
+      >>> best = checkpoint("runs/a", monitor="val_loss")
+      >>> end = ev.ValidationEnd(epoch=0, step=5, metrics={"val_loss": 0.5})
+      >>> state, effects = best.transition(best.init(), end)
+      >>> effects
+      (Save(path='runs/a/epoch=0-step=5.safetensors'),)
+
+    Lightning's `enable_version_counter` is left out, as nothing is ever overwritten, and so is `save_last="link"`.
+    """
+    config = {name: value for name, value in locals().items() if name != "key"}
+    if not isinstance(dirpath, str | os.PathLike):
+        raise TypeError(f"checkpoint: dirpath must be a path, got {dirpath!r}.")
+    if monitor is not None and (not isinstance(monitor, str) or not monitor):
+        raise TypeError(f"checkpoint: monitor must be a metric's name or None, got {monitor!r}.")
+    if mode not in ("min", "max"):
+        raise ValueError(f"checkpoint: mode must be 'min' or 'max', got {mode!r}.")
+    if not isinstance(save_last, bool):
+        raise ValueError(f"checkpoint: save_last must be True or False, got {save_last!r}. There are no links yet.")
+    for name, least in (("save_top_k", -1), ("every_n_epochs", 1), ("every_n_train_steps", 1)):
+        value = config[name]
+        if (value is not None or name == "save_top_k") and (type(value) is not int or value < least):
+            raise ValueError(f"checkpoint: {name} must be {least} or more, got {value!r}.")
+    if monitor is None and save_top_k > 1:
+        raise ValueError(f"checkpoint: save_top_k must be -1, 0 or 1, got {save_top_k}. Pass `monitor=` to keep more.")
+    for name in ("every_n_epochs", "save_on_train_epoch_end"):
+        if every_n_train_steps is not None and config[name] is not None:
+            raise ValueError(f"checkpoint: there must be one trigger, got every_n_train_steps and {name}. Drop one.")
+    filename = filename or "{epoch}-{step}"
+    check_template("checkpoint", filename, auto_insert_metric_name)
+
+    folder = os.path.expanduser(os.fspath(dirpath))
+    who = key or (f"checkpoint({monitor})" if monitor else "checkpoint")
+    epochs, steps = every_n_epochs or 1, every_n_train_steps or 1
+    sign = 1.0 if mode == "min" else -1.0
+
+    def badness(score: float | None) -> float:
+        return inf if score is None else sign * score
+
+    def belongs(state: CheckpointState, score: float | None) -> bool:
+        kept = state.best_k_models.values()
+        if monitor is None or save_top_k < 1 or len(kept) < save_top_k:
+            return save_top_k != 0
+        return badness(score) < max(map(badness, kept))  # a tie is not saved
+
+    def check(state: CheckpointState, event: Any) -> Emit[CheckpointState]:
+        value = 0.0 if monitor is None else float(_value_of(monitor, event))  # waits for the device, once a check
+        score = value if monitor is not None and isfinite(value) else None
+        saves: list[Asked] = []
+        told: list[Print] = []
+
+        def ask(template: str, insert_names: bool, last: bool) -> None:
+            name = file_name(template, lambda name: _value_of(name, event), insert_names)
+            saves.append(Asked(str(PurePath(folder, name + SUFFIX)), score, last))
+
+        if belongs(state, score):
+            ask(filename, auto_insert_metric_name, last=False)
+        elif verbose and save_top_k:
+            told.append(Print(f"{who}: {monitor} {value:g} at step {event.step} is not among the best {save_top_k}"))
+        if save_last and isfinite(value):
+            ask("last-{epoch}-{step}", True, last=True)
+        asked = (*state.asked, *saves)
+        state = attrs.evolve(state, current_score=score, epoch=event.epoch, step=event.step, asked=asked)
+        return emit(state, *told, *(Save(each.path) for each in saves))
+
+    def on_train_batch_end(state: CheckpointState, event: ev.TrainBatchEnd) -> Any:
+        # batches that accumulate share a step, and the first of them made it
+        due = event.step > 0 and event.step % steps == 0 and event.step != state.step
+        return check(state, event) if due and monitor in (None, "epoch", "step", *event.metrics) else state
+
+    def on_validation_end(state: CheckpointState, event: ev.ValidationEnd) -> Any:
+        if every_n_train_steps:  # due since a step whose batch did not know the metric
+            due = event.step // steps > (state.step or 0) // steps
+        else:
+            due = (event.epoch + 1) % epochs == 0 and (event.epoch, event.step) != (state.epoch, state.step)
+        return check(attrs.evolve(state, validated=event.epoch), event) if due and not state.paused else state
+
+    def on_train_epoch_end(state: CheckpointState, event: ev.TrainEpochEnd) -> Any:
+        # unless a validation of this epoch was a check; a run that was cut short and goes on ends an epoch twice
+        checked = event.epoch == state.validated or (event.epoch, event.step) == (state.epoch, state.step)
+        return state if checked or (event.epoch + 1) % epochs else check(state, event)
+
+    def keep(state: CheckpointState, ask: Asked, path: str) -> tuple[CheckpointState, list[str | None]]:
+        """The state with a file that is on disk, and the paths of those that it replaces."""
+        if ask.last:
+            return attrs.evolve(state, last_model_path=path), [state.last_model_path]
+        if monitor is None:
+            return attrs.evolve(state, best_model_path=path), [state.best_model_path] if save_top_k == 1 else []
+        kept = {**state.best_k_models, path: ask.score}
+        worst_first = sorted(kept, key=lambda each: badness(kept[each]), reverse=True)  # of equals, the oldest
+        gone = worst_first[: len(kept) - save_top_k] if 0 < save_top_k < len(kept) else []
+        kept = {each: score for each, score in kept.items() if each not in gone}
+        best = min(kept, key=lambda each: badness(kept[each]))
+        return attrs.evolve(state, best_k_models=kept, best_model_path=best, best_model_score=kept[best]), [*gone]
+
+    def on_saved(state: CheckpointState, event: ev.Saved) -> Any:
+        for i, ask in enumerate(state.asked):
+            if ask.path != event.requested:
+                continue
+            later = state.asked[i + 1 :]  # saves are answered in order: an earlier one has failed
+            state, gone = keep(attrs.evolve(state, asked=later, answered=ask.path), ask, event.path)
+            told = [Print(f"{who}: saved {event.path}")] if verbose else []
+            mine = [path for path in gone if path and path != event.path and PurePath(path).is_relative_to(folder)]
+            return emit(state, *told, *map(Delete, mine))
+        if (event.requested, event.epoch, event.step) == (state.answered, state.epoch, state.step):
+            raise ValueError(
+                f"{who}: no other callback may save under the same name, got two that asked for {event.requested!r}. "
+                "Pass a `filename=` or `dirpath` of its own to one of them."
+            )
+        return state
+
+    def on_train_end(state: CheckpointState, event: ev.TrainEnd) -> Any:
+        if monitor is None or state.step is not None:
+            return state
+        return emit(state, Print(f"{who}: nothing was saved: no check was due at an event with {monitor!r}"))
+
+    by_step = every_n_train_steps is not None
+    at_validation = monitor is not None if by_step else save_on_train_epoch_end is not True
+    at_epoch_end = monitor is None if save_on_train_epoch_end is None else save_on_train_epoch_end
+    return Callback(
+        key=who,
+        init=CheckpointState,
+        emits=(Save, Delete, Print),
+        config=config | {"dirpath": folder, "filename": filename},
+        setup=lambda state, event: attrs.evolve(state, paused=event.stage != "fit"),
+        on_sanity_check_start=lambda state, event: attrs.evolve(state, paused=True),
+        on_sanity_check_end=lambda state, event: attrs.evolve(state, paused=False),
+        teardown=lambda state, event: attrs.evolve(state, paused=False),
+        on_train_batch_end=on_train_batch_end if by_step else None,
+        on_validation_end=on_validation_end if at_validation else None,
+        on_train_epoch_end=on_train_epoch_end if at_epoch_end and not by_step else None,
+        on_train_end=on_train_end,
+        on_saved=on_saved,
+    )
+
+
+def _value_of(name: str, event: Any) -> float:
+    if name in ("epoch", "step"):
+        return getattr(event, name)
+    if name in event.metrics:
+        return event.metrics[name]
+    raise ev.MissingMetric(
+        f"checkpoint: no metric {name!r} in {type(event).__name__} at step {event.step}. It has {list(event.metrics)}. "
+        "`save_on_train_epoch_end=` chooses between two events."
+    )

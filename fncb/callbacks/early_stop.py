@@ -1,0 +1,152 @@
+"""Stop training once a metric has stopped improving."""
+
+from math import inf, isfinite
+from typing import Any, Literal
+
+import attrs
+
+from fncb.callback import Callback, Emit, emit
+from fncb.effects import Print, Stop
+from fncb.events import MissingMetric, TrainEpochEnd, ValidationEnd
+
+Reason = Literal["non_finite", "stopping_threshold", "divergence_threshold", "patience"]
+
+
+@attrs.frozen
+class EarlyStopState:
+    """What `early_stop` remembers from one check to the next.
+
+    Attributes:
+      best: best value seen, in the metric's own unit; None before the first finite one.
+      stale: checks in a row, up to now, that did not beat `best`.
+      reason: why it last asked to stop; None while it has not.
+      stopped_epoch: 0-based epoch of the check at which it last asked; None while it has not.
+      paused: whether validations are no checks now: those of a sanity check, or of a run that does not train.
+    """
+
+    best: float | None = None
+    stale: int = 0
+    reason: Reason | None = None
+    stopped_epoch: int | None = None
+    paused: bool = False
+
+
+def early_stop(
+    monitor: str,
+    *,
+    min_delta: float = 0.0,
+    patience: int = 3,
+    mode: Literal["min", "max"] = "min",
+    check_finite: bool = True,
+    stopping_threshold: float | None = None,
+    divergence_threshold: float | None = None,
+    strict: bool = True,
+    check_on_train_epoch_end: bool = False,
+    verbose: bool = False,
+    key: str | None = None,
+) -> Callback[EarlyStopState]:
+    """Asks for `Stop` when a metric is hopeless, good enough, or improves no more.
+
+    Each check takes the first that holds: not finite, stop; strictly better than `stopping_threshold`, stop; strictly
+    worse than `divergence_threshold`, stop; better than the best so far by more than `min_delta`, go on; otherwise it
+    is stale, and `patience` stale checks in a row stop. A tie is no improvement, and neither is a value that is not
+    finite. Where the run goes on regardless (`min_epochs`), each further check is judged and may ask again. The
+    sanity check, and validation outside training, are not checks.
+
+    Args:
+      monitor: the metric's name.
+      min_delta: in the metric's unit, 0 or more.
+      patience: checks, 0 or more; with 0, as with 1, the first stale check stops.
+      mode: whether less ("min") or more ("max") is better.
+      check_finite: whether NaN or infinity stops at once; otherwise such a check is stale.
+      stopping_threshold: in the metric's unit; None for none.
+      divergence_threshold: in the metric's unit; None for none.
+      strict: whether a check without the metric is an error; otherwise it is passed over.
+      check_on_train_epoch_end: whether to check at the end of each training epoch and not after each validation.
+      verbose: whether to print improvements, and checks without the metric.
+      key: names the state; `early_stop(<monitor>)` by default.
+
+    Returns:
+      A `Callback` with `EarlyStopState`.
+
+    Raises:
+      ValueError, TypeError: for arguments out of range or of the wrong kind.
+      MissingMetric: from a check, if `strict` and the metric is not there.
+
+    Example:
+      >>> stop = early_stop("val_loss", patience=1)
+      >>> state, _ = stop.transition(stop.init(), ValidationEnd(epoch=0, metrics={"val_loss": 0.5}))
+      >>> stop.transition(state, ValidationEnd(epoch=1, metrics={"val_loss": 0.75}))[1]
+      (Stop(reason='val_loss has not improved on 0.5 in 1 check'),)
+
+    Reference:
+      Prechelt, "Early Stopping - But When?", 1998: criterion UP_s, counted from the best.
+
+    Lightning's `log_rank_zero_only` is left out: what a hook prints is printed once.
+    """
+    config = {name: value for name, value in locals().items() if name != "key"}
+    if not isinstance(monitor, str) or not monitor:
+        raise TypeError(f"early_stop: monitor must be a metric's name, got {monitor!r}.")
+    if not isinstance(patience, int) or isinstance(patience, bool) or patience < 0:
+        raise ValueError(f"early_stop: patience must be 0 checks or more, got {patience!r}.")
+    if not _is_number(min_delta) or min_delta < 0:
+        raise ValueError(f"early_stop: min_delta must be 0 or more, got {min_delta!r}. `mode=` gives its direction.")
+    if mode not in ("min", "max"):
+        raise ValueError(f"early_stop: mode must be 'min' or 'max', got {mode!r}.")
+    for name in ("stopping_threshold", "divergence_threshold"):
+        if config[name] is not None and not _is_number(config[name]):
+            raise ValueError(f"early_stop: {name} must be a finite number or None, got {config[name]!r}.")
+    sign = 1.0 if mode == "min" else -1.0  # sign * value: less is better
+
+    def check(state: EarlyStopState, event: ValidationEnd | TrainEpochEnd) -> EarlyStopState | Emit[EarlyStopState]:
+        if state.paused:
+            return state
+        if monitor not in event.metrics:
+            where, there = f"{type(event).__name__} at step {event.step}", list(event.metrics)
+            missing = f"early_stop: no metric {monitor!r} in {where}. It has {there}."
+            if strict:
+                raise MissingMetric(f"{missing} Pass `strict=False` to pass over such checks.")
+            return emit(state, Print(missing)) if verbose else state
+
+        def stop(reason: Reason, text: str, **changes: int) -> Emit[EarlyStopState]:
+            asked = attrs.evolve(state, reason=reason, stopped_epoch=event.epoch, **changes)
+            return emit(asked, Stop(f"{monitor} {text}"))
+
+        value = event.metrics[monitor]  # waits for the device, once a check
+        if check_finite and not isfinite(value):
+            return stop("non_finite", f"is not finite: {value}")
+        if stopping_threshold is not None and sign * value < sign * stopping_threshold:
+            return stop("stopping_threshold", f"is {value:g}: better than {stopping_threshold:g}")
+        if divergence_threshold is not None and sign * value > sign * divergence_threshold:
+            return stop("divergence_threshold", f"is {value:g}: worse than {divergence_threshold:g}")
+
+        if isfinite(value) and sign * value < (inf if state.best is None else sign * state.best - min_delta):
+            better = attrs.evolve(state, best=value, stale=0)
+            return emit(better, Print(f"early_stop: {monitor} improved to {value:g}")) if verbose else better
+
+        stale = state.stale + 1
+        if stale < patience:
+            return attrs.evolve(state, stale=stale)
+        past = "has not been finite" if state.best is None else f"has not improved on {state.best:g}"
+        return stop("patience", f"{past} in {stale} check{'s' if stale > 1 else ''}", stale=stale)
+
+    moment: dict[str, Any] = {"on_train_epoch_end": check}
+    if not check_on_train_epoch_end:
+        moment = {
+            "on_validation_end": check,
+            "setup": lambda state, event: attrs.evolve(state, paused=event.stage != "fit"),
+            "on_sanity_check_start": lambda state, event: attrs.evolve(state, paused=True),
+            "on_sanity_check_end": lambda state, event: attrs.evolve(state, paused=False),
+            "teardown": lambda state, event: attrs.evolve(state, paused=False),
+        }
+    return Callback(
+        key=key or f"early_stop({monitor})",
+        init=EarlyStopState,
+        emits=(Stop, Print) if verbose else (Stop,),
+        config=config,
+        **moment,
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -1,0 +1,84 @@
+"""Imports point strictly downward, and each room has its floor."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fncb"
+
+FLOORS = (
+    ("effects", "events", "tree"),
+    ("callback", "schedules"),
+    ("callbacks",),
+    # floor 3 in three: rooms that stand alone, what puts them together, what carries effects out with those
+    ("compiling", "data", "notation", "optimizer", "packing", "phases", "sinks", "snapshot", "task"),
+    ("recording", "step", "store"),
+    ("interpret",),
+    # and 4 in two: `fit` is written on `Session`
+    ("session",),
+    ("loop",),
+    ("adapters", "cli", "testing"),
+    ("__init__",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+CORE = {"fncb", "torch", "attrs", "toolz", "msgspec", "safetensors", "rich", *sys.stdlib_module_names}
+CORE |= {"numpy"}  # where it is installed its random state belongs to a run
+
+
+def room(file: Path) -> str:
+    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = [pytest.param(file, id=str(file.relative_to(PACKAGE))) for file in sorted(PACKAGE.rglob("*.py"))]
+LOW_FILES = [param for param in FILES if FLOOR_OF.get(room(param.values[0]), 0) <= FLOOR_OF["callbacks"]]
+
+
+class WithoutLazyCode(ast.NodeTransformer):
+    """Leaves what runs when a module is imported: no functions, nothing for type checkers only."""
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_Lambda = lambda *_: None
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
+def imported(tree: ast.AST) -> Iterator[list[str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "fncb":
+            yield from (["fncb", alias.name if alias.name in FLOOR_OF else "__init__"] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or ".").split(".")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_point_strictly_downward(file):
+    here = room(file)
+    assert here in FLOOR_OF, f"{here} has no floor: give it one in FLOORS"
+
+    rooms = [[*name, "__init__"][1] for name in imported(ast.parse(file.read_text())) if name[0] == "fncb"]
+    assert [other for other in rooms if other != here and FLOOR_OF[other] >= FLOOR_OF[here]] == []
+
+
+@pytest.mark.parametrize("file", LOW_FILES)
+def test_callbacks_load_no_torch_before_a_step_is_made(file):
+    now = WithoutLazyCode().visit(ast.parse(file.read_text()))
+
+    assert "torch" not in [name[0] for name in imported(now)]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_sinks_and_adapters_know_vendors(file):
+    if room(file) in ("sinks", "adapters"):
+        return
+    assert {name[0] for name in imported(ast.parse(file.read_text()))} <= CORE
+
+
+def test_no_room_is_named_for_nothing_in_particular():
+    names = {path.stem for path in PACKAGE.rglob("*")}
+
+    assert not names & {"base", "core", "helpers", "registry", "trainer", "utils"}

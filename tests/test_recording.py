@@ -1,0 +1,467 @@
+"""Recordings: exact, compact, and never silently wrong."""
+
+import json
+import logging
+import resource
+import signal
+import subprocess
+import sys
+import types
+import typing
+import zlib
+from collections.abc import Mapping
+from math import inf, isnan, nan
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fncb import effects as ef
+from fncb import events as ev
+from fncb import recording
+from fncb.effects import Effect, LogImage, Save, Stop
+from fncb.events import LiveFieldError, Metrics, TrainBatchEnd, ValidationEnd
+from fncb.recording import DamagedRecording, Recorder, read
+
+EFFECTS = [cls for cls in vars(ef).values() if isinstance(cls, type) and issubclass(cls, Effect) and cls is not Effect]
+
+
+def values(hint: Any) -> st.SearchStrategy:
+    """Values of a field's type, as long as they equal themselves."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return st.sampled_from(inner)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return st.one_of(*map(values, inner))
+    if typing.get_origin(hint) is Mapping:
+        return st.dictionaries(st.text(), values(float) | st.integers(-(2**53), 2**53), max_size=4)
+    return {
+        int: st.integers(-(2**63), 2**63),
+        float: st.floats(allow_nan=False),
+        str: st.text() | st.sampled_from(["null", "nan", "inf", "1", "true", '"]\n["']),
+        bool: st.booleans(),
+    }.get(hint, st.none())
+
+
+def made(cls: type) -> st.SearchStrategy:
+    hints = typing.get_type_hints(cls)
+    fields = [field for field in attrs.fields(cls) if not field.metadata.get("live")]
+    required = {field.alias: values(hints[field.name]) for field in fields if field.default is attrs.NOTHING}
+    optional = {field.alias: values(hints[field.name]) for field in fields if field.default is not attrs.NOTHING}
+    return st.fixed_dictionaries(required, optional=optional).map(lambda given: cls(**given))
+
+
+records = st.lists(st.sampled_from([*ev.HOOKS.values(), *EFFECTS]).flatmap(made), max_size=30)
+
+
+def record(path: Path, entries, header=(), **settings) -> Path:
+    recorder = Recorder(path, dict(header), **settings)
+    for entry in entries:
+        (recorder.effect if isinstance(entry, Effect) else recorder.event)(entry)
+    recorder.close()
+    return recorder.path
+
+
+def checks(*losses: float) -> list[ValidationEnd]:
+    return [ValidationEnd(epoch=i, step=10 * i, metrics={"val_loss": loss}) for i, loss in enumerate(losses)]
+
+
+@pytest.fixture
+def log(tmp_path):
+    return record(tmp_path / "events.jsonl", [*checks(0.5, 0.25), Stop("enough"), *checks(nan)], {"keys": ["a"]})
+
+
+def write_lines(path: Path, lines: list[tuple[str, str]]) -> None:
+    """Writes lines whose checksums are right."""
+    crc, text = 0, b""
+    for name, fields in lines:
+        body = f'["{name}",{fields}'.encode()
+        crc = zlib.crc32(body, crc)
+        text += body + b',"%08x"]\n' % crc
+    path.write_bytes(text)
+
+
+HEADER = ("Header", '{"format":1}')
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(entries=records)
+def test_every_event_and_effect_comes_back_equal(entries, tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.unlink(missing_ok=True)
+    record(path, entries)
+    recording = read(path)
+
+    assert recording.entries == tuple(entries)
+    assert [type(entry) for entry in recording.entries] == [type(entry) for entry in entries]
+    assert recording.events == tuple(entry for entry in entries if isinstance(entry, ev.Event))
+    assert recording.effects == tuple(entry for entry in entries if isinstance(entry, Effect))
+    assert recording.torn == 0
+
+
+@given(value=st.floats())
+def test_every_float_comes_back_exactly(value, tmp_path_factory):
+    path = record(tmp_path_factory.mktemp("one") / "a", [ValidationEnd(seconds=value, metrics={"x": value})])
+    event = read(path).events[0]
+
+    assert repr(event.seconds) == repr(value)
+    assert repr(event.metrics["x"]) == repr(value)
+
+
+def test_a_line_is_what_differs_from_the_defaults(tmp_path):
+    entries = [ev.TrainEnd(), ValidationEnd(step=12, metrics={"a": nan, "b": -inf}), Stop("enough"), ef.SetLR(inf)]
+    lines = record(tmp_path / "a", entries, {"keys": ["x"]}).read_text().splitlines()
+
+    assert [json.loads(line)[:2] for line in lines] == [
+        ["Header", {"keys": ["x"], "format": 1}],
+        ["TrainEnd", {}],
+        ["ValidationEnd", {"step": 12, "metrics": {"a": "nan", "b": "-inf"}}],
+        ["Stop", {"reason": "enough"}],
+        ["SetLR", {"lr": "inf"}],
+    ]
+
+
+def test_a_batch_takes_at_most_130_bytes(tmp_path):
+    batch = TrainBatchEnd(epoch=3, step=1234, seconds=123.456789, batch_idx=234, metrics={"loss": 0.6931471824645996})
+    lines = record(tmp_path / "a", [batch]).read_bytes().splitlines(keepends=True)
+
+    assert len(lines[1]) <= 130
+
+
+def test_live_fields_are_neither_recorded_nor_kept(tmp_path):
+    class Thing:
+        pass
+
+    recorder, thing = Recorder(tmp_path / "a", {}), Thing()
+    before = sys.getrefcount(thing)
+    recorder.event(TrainBatchEnd(step=1, batch=thing, outputs=thing, params={"secret": thing}))
+    recorder.event(ev.ExceptionRaised(error="ValueError", message="no", exception=ValueError(thing)))
+
+    assert sys.getrefcount(thing) == before
+    recorder.close()
+    assert "secret" not in recorder.path.read_text()
+    with pytest.raises(LiveFieldError, match="TrainBatchEnd at step 1: `outputs` is a live field"):
+        _ = read(recorder.path).events[0].outputs
+
+
+def test_a_live_field_of_an_effect_is_noted_by_its_shape(tmp_path):
+    image = types.SimpleNamespace(shape=(3, 8, 8))
+    entries = [LogImage("digits", image), ef.Apply("prune", print), ef.Render("x", metrics={})]
+    path = record(tmp_path / "a", entries)
+
+    assert '["LogImage",{"name":"digits","image":[3,8,8]}' in path.read_text()
+    assert '["Apply",{"name":"prune"}' in path.read_text()
+    assert read(path).entries == tuple(entries)
+    assert read(path).effects[0].image is None
+
+
+def test_an_effect_of_another_package_comes_back_if_it_is_loaded(tmp_path):
+    @attrs.frozen
+    class Ring(Effect):
+        times: int
+        tunes: tuple[float, ...] = ()
+
+    path = record(tmp_path / "a", [Ring(2, (0.5, inf)), Ring(3)])
+
+    assert read(path).effects == (Ring(2, (0.5, inf)), Ring(3))
+
+
+def test_what_is_neither_event_nor_effect_is_refused(tmp_path):
+    recorder = Recorder(tmp_path / "a", {})
+
+    with pytest.raises(TypeError, match="every record must be an event or an effect, got one of class object"):
+        recorder.event(object())
+    recorder.close()
+
+
+def test_the_header_keeps_plain_data_and_notes_the_rest(tmp_path):
+    header = {"fncb": "0.1.0", "keys": ["a"], "configs": {"a": {"patience": 3, "when": len}}, "recorded": ["TrainEnd"]}
+    path = record(tmp_path / "a", [], header)
+
+    noted = {**header, "configs": {"a": {"patience": 3, "when": "<built-in function len>"}}}
+    assert read(path).header == {**noted, "format": 1}
+
+
+def test_records_are_written_in_bulk(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "BUFFERED", 3)
+    recorder = Recorder(tmp_path / "a", {})
+    seen = []
+    for event in checks(1, 2, 3, 4):
+        recorder.event(event)
+        seen.append((recorder.lines, len(read(recorder.path).events)))
+    recorder.flush()
+
+    assert seen == [(1, 0), (2, 0), (3, 3), (4, 3)]
+    assert len(read(recorder.path).events) == 4
+    recorder.close()
+    recorder.close()
+    assert len(read(recorder.path).events) == 4
+
+
+def test_pending_metrics_are_read_once_per_flush(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    moved, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: moved.append(tensor.shape) or tolist(tensor))
+    pairs = [Metrics({"lr": 0.5}, ("loss", "acc"), torch.tensor([float(i), 0.1])) for i in range(5)]
+    lone = Metrics(names=("val_loss",), pending=torch.tensor([0.25], dtype=torch.float64))
+    recorder = Recorder(tmp_path / "a", {})
+    for metrics in [*pairs, lone, pairs[0]]:
+        recorder.event(ValidationEnd(metrics=metrics))
+    recorder.effect(ef.Log(lone))
+    assert moved == []
+    recorder.close()
+
+    assert moved == [(6, 2), (2, 1)]
+    events = read(recorder.path).events
+    assert [dict(event.metrics) for event in events[1:6:4]] == [
+        {"lr": 0.5, "loss": 1.0, "acc": torch.tensor(0.1).item()},
+        {"val_loss": 0.25},
+    ]
+    assert pairs[3].pending is None
+
+
+def test_scalar_tensors_among_the_metrics_become_numbers(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = record(tmp_path / "a", [ValidationEnd(metrics={"a": torch.tensor(0.1)}), ef.Log({"b": torch.tensor(2)})])
+
+    assert read(path).entries == (ValidationEnd(metrics={"a": torch.tensor(0.1).item()}), ef.Log({"b": 2.0}))
+
+
+def test_text_that_is_no_text_does_not_stop_a_run(tmp_path):
+    path = record(tmp_path / "a", [ev.ExceptionRaised(message="caf\udce9 é", epoch=1)])
+
+    assert read(path).entries == (ev.ExceptionRaised(message="caf? é", epoch=1),)
+
+
+def test_a_taken_name_is_never_overwritten(tmp_path):
+    names = [record(tmp_path / "run" / "events.jsonl", checks(i)).name for i in range(3)]
+
+    assert names == ["events.jsonl", "events-v1.jsonl", "events-v2.jsonl"]
+    assert [read(tmp_path / "run" / name).events for name in names] == [tuple(checks(i)) for i in range(3)]
+
+
+# Resuming.
+
+
+def test_a_resume_keeps_the_lines_before_it_and_goes_on(log):
+    recorder = Recorder(log, {"keys": ["b"]}, resume_at=3)
+    assert (recorder.path, recorder.lines) == (log, 3)
+    recorder.event(ev.TrainEnd(step=7))
+    assert recorder.lines == 4
+    recorder.close()
+
+    assert read(log).entries == (*checks(0.5, 0.25), Stop("enough"), ev.TrainEnd(step=7))
+    assert read(log).header == {"keys": ["b"], "format": 1, "after": 3}
+
+
+def test_resumes_of_resumes_count_what_is_left(log):
+    record(log, checks(1, 2), resume_at=1)
+    record(log, checks(3), resume_at=2)
+    record(log, [], resume_at=0)
+    record(log, checks(4), resume_at=0)
+
+    assert read(log).entries == tuple(checks(4))
+    with pytest.raises(ValueError, match=r"must hold the 2 lines to go on after, got 1\. It is another run's or lost"):
+        Recorder(log, {}, resume_at=2)
+    assert read(log).entries == tuple(checks(4))
+
+
+def test_a_resume_cuts_a_torn_tail(log, caplog):
+    before = read(log).entries
+    with log.open("ab") as file:
+        file.write(b'["TrainEnd",{"st')
+    with caplog.at_level(logging.WARNING, "fncb"):
+        record(log, [ev.TrainEnd()], resume_at=4)
+
+    assert "its last 16 bytes are torn and cut off" in caplog.text
+    assert same(read(log).entries, (*before, ev.TrainEnd()))
+
+
+def test_a_resume_without_a_file_begins_one(tmp_path):
+    recorder = Recorder(tmp_path / "a", {}, resume_at=3)
+    recorder.event(ev.TrainEnd())
+    recorder.close()
+
+    assert recorder.lines == 1
+    assert read(tmp_path / "a").header == {"format": 1}
+
+
+def test_a_resume_of_a_damaged_recording_is_refused_and_changes_nothing(log):
+    damaged = log.read_bytes().replace(b"0.25", b"0.75")
+    log.write_bytes(damaged)
+
+    with pytest.raises(DamagedRecording, match="line 3"):
+        Recorder(log, {}, resume_at=1)
+    assert log.read_bytes() == damaged
+
+
+def test_recorded_classes_are_those_that_every_run_recorded(tmp_path):
+    path = record(tmp_path / "a", [], {"recorded": ["TrainEnd", "ValidationEnd"]})
+    record(path, [], {"recorded": ["ValidationEnd", "Saved"]}, resume_at=0)
+
+    assert read(path).header["recorded"] == ["ValidationEnd"]
+
+
+# Damage.
+
+
+def same(a, b) -> bool:
+    return repr(a) == repr(b)  # as NaN does not equal itself
+
+
+def test_every_truncation_is_an_exact_prefix_or_an_error(log, caplog):
+    whole, entries = log.read_bytes(), read(log).entries
+    first = whole.index(b"\n") + 1
+    for size in range(len(whole)):
+        log.write_bytes(whole[:size])
+        caplog.clear()
+        if size < first:
+            with pytest.raises(DamagedRecording, match=r"line 1: must be a header, got"):
+                read(log)
+            continue
+        recording = read(log)
+        lines = whole[:size].count(b"\n") - 1
+
+        assert same(recording.entries, entries[:lines])
+        assert recording.torn == size - (whole[:size].rindex(b"\n") + 1)
+        assert ("torn" in caplog.text) == (recording.torn > 0)
+
+
+def test_every_flipped_bit_is_an_exact_prefix_or_an_error(log):
+    whole, entries = log.read_bytes(), read(log).entries
+    refused = 0
+    for place in range(len(whole)):
+        for bits in (0xFF, *(1 << bit for bit in range(8))):
+            data = bytearray(whole)
+            data[place] ^= bits
+            log.write_bytes(data)
+            try:
+                found = read(log).entries
+            except DamagedRecording as error:
+                assert str(log) in str(error)  # noqa: PT017
+                refused += 1
+            else:
+                assert same(found, entries[: len(found)])
+                assert len(found) < len(entries)
+    assert refused > 8.9 * len(whole)  # what is not is in the last newline
+
+
+@pytest.mark.parametrize("change", ["remove", "swap", "repeat"])
+def test_lines_that_were_moved_are_damage(change, log):
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[1:3] = {"remove": lines[2:3], "swap": [lines[2], lines[1]], "repeat": [lines[1], *lines[1:3]]}[change]
+    log.write_bytes(b"".join(lines))
+
+    with pytest.raises(DamagedRecording, match=r"line [23]: must have the checksum"):
+        read(log)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([("TrainEnd", "{}")], "line 1: must be a header, got"),
+        ([HEADER, ("Explode", "{}")], "line 2: .* there is no event or effect Explode"),
+        ([HEADER, ("Event", "{}")], "line 2: .* there is no event or effect Event"),
+        ([HEADER, ("os.system", "{}")], "line 2: .* there is no event or effect os.system"),
+        ([HEADER, ("TrainEnd", '{"pace":1}')], "line 2: .* unknown field `pace`"),
+        ([HEADER, ("TrainEnd", '{"step":"x"}')], "line 2: .* Expected `int`"),
+        ([HEADER, ("TrainEnd", '{"metrics":{"a":[]}}')], "line 2: .* Expected `float`"),
+        ([HEADER, ("TrainBatchEnd", '{"batch":1}')], "line 2: .* unknown field `batch`"),
+        ([HEADER, ("Stop", "{}")], "line 2: .* missing required field `reason`"),
+        ([HEADER, ("Stop", "7")], "line 2: .* Expected `object`"),
+        ([HEADER, ("Stop", '{"reason":"a"')], "line 2: .* truncated"),
+        ([HEADER, ("Stop", '{"reason":' + "[" * 100_000)], "line 2:"),
+        ([HEADER, ("Stop", '{"reason":"' + "a" * (1 << 20) + '"}')], "line 2: must have at most 1048576 bytes"),
+        ([("Header", "{}")], "line 1: .* missing required field `format`"),
+        ([("Header", '{"format":1,"after":1}')], "line 1: .* after must be one of the 0 lines before, got 1"),
+        ([("Header", '{"format":1,"after":-1}')], "line 1: .* after must be one of the 0 lines before, got -1"),
+        ([("Header", '{"format":1,"recorded":[1]}')], "line 1: .* Expected `str`"),
+        ([("Header", '{"format":1,"x":' + "[" * 32 + "]" * 32 + "}")], "line 1: .* nested deeper than 32"),
+        ([("Header", '{"format":1,"x":' + "[" * 9999 + "]" * 9999 + "}")], "line 1: .* recursion"),
+    ],
+)
+def test_a_forged_line_is_refused(lines, message, tmp_path):
+    write_lines(tmp_path / "a", lines)
+
+    with pytest.raises(DamagedRecording, match=message):
+        read(tmp_path / "a")
+
+
+def test_a_newer_format_says_who_wrote_it(tmp_path):
+    write_lines(tmp_path / "a", [("Header", '{"format":9,"fncb":"7.0"}')])
+
+    with pytest.raises(ValueError, match=r"must be of format 1 or older, got format 9, written by fncb 7\.0") as error:
+        read(tmp_path / "a")
+    assert type(error.value) is ValueError
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"\0" * (2 << 20), b"epoch,loss\n1,0.5\n", b"\n\n"])
+def test_another_kind_of_file_is_refused(content, tmp_path):
+    (tmp_path / "a").write_bytes(content)
+
+    with pytest.raises(DamagedRecording, match="line 1"):
+        read(tmp_path / "a")
+
+
+def test_a_line_that_could_not_be_read_is_not_written(tmp_path):
+    recorder = Recorder(tmp_path / "a", {})
+    recorder.event(ev.TrainEnd())
+    recorder.effect(Stop("a" * (1 << 20)))
+
+    for finish in (recorder.flush, recorder.close):
+        with pytest.raises(ValueError, match=r"a line must have at most 1048576 bytes, got \d+ of Stop"):
+            finish()
+    recorder.close()
+    assert read(recorder.path).entries == ()
+
+
+def test_a_full_disk_leaves_whole_lines_and_loses_nothing_once_there_is_room(tmp_path):
+    recorder = Recorder(tmp_path / "a", {})
+    recorder.event(ev.TrainEnd(step=1))
+    recorder.flush()
+    size = recorder.path.stat().st_size
+    recorder.event(ev.TrainEnd(step=2))
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, old[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            recorder.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert recorder.path.stat().st_size == size
+    recorder.close()
+    assert read(recorder.path).entries == (ev.TrainEnd(step=1), ev.TrainEnd(step=2))
+
+
+def test_only_some_classes_can_be_read_and_resumes_still_count_all(log):
+    record(log, [*checks(1), Save("a")], resume_at=3)
+    some = read(log, only=["ValidationEnd", "Save"])
+
+    assert some.entries == (*checks(0.5, 0.25), *checks(1), Save("a"))
+    assert read(log, only=[]).entries == ()
+
+
+def test_recording_and_reading_need_no_torch():
+    code = (
+        "import sys, tempfile, pathlib\n"
+        "import fncb.recording, fncb.hindsight, fncb.snapshot, fncb.callback\n"
+        "from fncb.events import ValidationEnd\n"
+        "path = pathlib.Path(tempfile.mkdtemp()) / 'a'\n"
+        "recorder = fncb.recording.Recorder(path, {})\n"
+        "recorder.event(ValidationEnd(metrics={'x': 1.0}))\n"
+        "recorder.close()\n"
+        "count = fncb.callback.Callback(key='c', init=int, on_validation_end=lambda state, event: state + 1)\n"
+        "assert fncb.hindsight.replay(count, path).state == 1\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nan_is_read_as_nan(log):
+    assert isnan(read(log).events[2].metrics["val_loss"])

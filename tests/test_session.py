@@ -1,0 +1,232 @@
+"""The session: effects after an event's hooks, in order; answers; what nobody can do is refused at the door."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+
+from fncb import store
+from fncb.callback import Callback, StepHooks, compose, emit
+from fncb.callbacks import checkpoint, early_stop
+from fncb.effects import Delete, Log, LogImage, Print, Render, Save, SetLR, Stop
+from fncb.events import Metrics, StopRequested, TrainBatchEnd, TrainEpochEnd, ValidationEnd
+from fncb.interpret import Screen
+from fncb.session import Session
+from fncb.sinks import Sink
+
+
+def asks(*effects, key="asks", emits=None, **hooks):
+    return Callback(key=key, init=int, emits=emits, on_validation_end=lambda s, e: emit(s + 1, *effects), **hooks)
+
+
+def paper(terminal=False):
+    file = io.StringIO()
+    return Screen(Console(file=file, force_terminal=terminal, width=120)), file
+
+
+def test_the_first_stop_wins_and_is_announced():
+    heard = []
+    listener = Callback(key="listener", init=int, on_stop_requested=lambda s, e: heard.append(e) or s)
+
+    with Session([asks(Stop("one"), Stop("two")), listener]) as session:
+        session(ValidationEnd(step=3))
+
+    assert session.stopped == Stop("one")
+    assert [(event.reason, event.step) for event in heard] == [("one", 3)]
+
+
+def test_a_checkpoint_holds_every_state_as_of_after_the_event(tmp_path):
+    path = tmp_path / "saved.safetensors"
+    late = Callback(key="late", init=int, on_validation_end=lambda s, e: s + 10)
+
+    with Session([asks(Save(str(path))), late], objects={"model": torch.nn.Linear(2, 1)}) as session:
+        session(ValidationEnd(epoch=2, step=7, metrics={"val_loss": 0.5}))
+
+    tree = store.read(path)
+    assert tree["callbacks"] == {"asks": 1, "late": 10}
+    assert (tree["epoch"], tree["step"], tree["metrics"]) == (2, 7, {"val_loss": 0.5})
+    assert set(tree["model"]) == {"weight", "bias"}
+
+
+def test_a_save_is_answered_once_it_is_on_disk_with_its_real_name(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"taken")
+    seen = []
+
+    def on_saved(state, event):
+        seen.append((event.path, event.requested, event.bytes))
+        assert event.bytes == (tmp_path / "a-v1.safetensors").stat().st_size
+        return state
+
+    with Session(asks(Save(str(path)), on_saved=on_saved)) as session:
+        session(ValidationEnd())
+
+    assert [entry[:2] for entry in seen] == [(str(tmp_path / "a-v1.safetensors"), str(path))]
+    assert path.read_bytes() == b"taken"
+
+
+def test_deleting_what_is_gone_is_no_error(tmp_path):
+    with Session(asks(Delete(str(tmp_path / "gone.safetensors")))) as session:
+        session(ValidationEnd())
+
+
+def test_what_is_logged_joins_the_metrics_of_the_events_that_follow():
+    seen = []
+    listener = Callback(key="listener", init=int, on_train_epoch_end=lambda s, e: seen.append(dict(e.metrics)) or s)
+
+    with Session([asks(Log({"extra": 1.5})), listener]) as session:
+        session(ValidationEnd())
+        session(TrainEpochEnd(metrics={"loss": 0.5}))
+
+    assert seen == [{"loss": 0.5, "extra": 1.5}]
+
+
+def test_an_effect_that_nobody_carries_out_is_refused_at_set_up():
+    with pytest.raises(ValueError, match="asks: every effect must be one that this run carries out, got SetLR"):
+        Session(asks(emits=(Stop, SetLR)))
+
+
+def test_an_effect_that_was_not_declared_and_nobody_carries_out_is_refused_when_asked_for():
+    with Session(asks(LogImage("x"))) as session, pytest.raises(ValueError, match="nobody here carries it out"):
+        session(ValidationEnd())
+
+
+def test_a_loop_around_may_carry_out_more():
+    done = []
+
+    with Session(asks(SetLR(0.5), emits=(SetLR,)), carries_out={SetLR: lambda effect, event: done.append(effect)}) as session:
+        session(ValidationEnd())
+
+    assert done == [SetLR(0.5)]
+
+
+def test_step_hooks_that_nobody_would_run_are_refused():
+    with pytest.raises(ValueError, match="average: step hooks must run inside a training step"):
+        Session(Callback(key="average", step=StepHooks(init=dict)))
+
+
+def test_a_hook_must_not_send_events():
+    holder = []
+    loops = Callback(key="loops", init=int, on_validation_end=lambda s, e: holder[0](TrainBatchEnd()) or s)
+
+    with Session(loops) as session:
+        holder.append(session)
+        with pytest.raises(RuntimeError, match="a hook must not send events"):
+            session(ValidationEnd())
+
+
+def test_time_is_filled_in_where_the_event_has_none():
+    seen = []
+    listener = Callback(key="listener", init=int, on_validation_end=lambda s, e: seen.append(e.seconds) or s)
+
+    with Session(listener) as session:
+        session(ValidationEnd())
+        session(ValidationEnd(seconds=12.5))
+
+    assert seen[0] > 0.0
+    assert seen[1] == 12.5
+
+
+def test_metrics_reach_the_sinks_every_so_many_steps_and_at_the_end_of_each_part():
+    seen, closed = [], []
+    sink = Sink(log=lambda metrics, event: seen.append((event.step, dict(metrics))), close=lambda: closed.append(True))
+
+    with Session(sinks=[sink], log_every_n_steps=2) as session:
+        for step in (1, 2, 3):
+            session(TrainBatchEnd(step=step, metrics={"loss": 0.5}))
+        session(ValidationEnd(step=3, metrics={"val_loss": 1.5}))
+
+    assert seen == [(2, {"loss": 0.5}), (3, {"val_loss": 1.5})]
+    assert closed == [True]
+
+
+def test_logging_metrics_does_not_read_them():
+    seen = []
+    metrics = Metrics(None, ("loss",), torch.tensor([1.0]))
+
+    with Session(sinks=[Sink(log=lambda m, e: seen.append(m), close=lambda: None)], log_every_n_steps=1) as session:
+        session(TrainBatchEnd(step=1, metrics=metrics))
+
+    assert seen[0].pending is not None
+
+
+def test_a_session_goes_on_where_another_saved(tmp_path):
+    def callbacks():
+        return compose(early_stop("val_loss", patience=5), checkpoint(tmp_path, monitor="val_loss"))
+
+    losses = [4.0, 3.0, 3.5, 2.0, 2.5]
+    with Session(callbacks()) as straight:
+        for epoch, value in enumerate(losses):
+            straight(ValidationEnd(epoch=epoch, step=epoch, metrics={"val_loss": value}))
+    straight_state = str(straight.state).replace(str(tmp_path), "")
+    for file in tmp_path.iterdir():
+        file.unlink()
+
+    with Session(callbacks()) as first:
+        for epoch in range(2):
+            first(ValidationEnd(epoch=epoch, step=epoch, metrics={"val_loss": losses[epoch]}))
+    with Session(callbacks()) as second:
+        second.load(store.read(tmp_path / "epoch=1-step=1.safetensors"))
+        for epoch in range(2, 5):
+            second(ValidationEnd(epoch=epoch, step=epoch, metrics={"val_loss": losses[epoch]}))
+
+    assert str(second.state).replace(str(tmp_path), "") == straight_state
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch=3-step=3.safetensors"]
+
+
+def test_arguments_of_the_new_run_are_not_overridden_by_what_was_saved(tmp_path):
+    with Session([early_stop("val_loss", patience=1), asks(Save(str(tmp_path / "a.safetensors")))]) as first:
+        first(ValidationEnd(metrics={"val_loss": 1.0}))
+
+    with Session(early_stop("val_loss", patience=2)) as second:
+        second.load(store.read(tmp_path / "a.safetensors"))
+        second(ValidationEnd(metrics={"val_loss": 1.0}))
+        assert second.stopped is None
+        second(ValidationEnd(metrics={"val_loss": 1.0}))
+        assert second.stopped is not None
+
+
+def test_where_there_is_no_terminal_a_part_that_is_done_is_one_plain_line():
+    screen, file = paper()
+
+    screen.render(Render("epoch 0", completed=1, total=4, metrics={"loss": 0.5}), TrainBatchEnd(step=1))
+    screen.render(Render("epoch 0", completed=4, total=4, done=True, metrics={"loss": 0.25}), TrainEpochEnd(step=4))
+    screen.close()
+
+    assert file.getvalue() == "epoch 0: 4/4 batches, step 4, 0.0 s, loss 0.25\n"
+
+
+def test_on_a_terminal_there_is_a_bar():
+    screen, file = paper(terminal=True)
+
+    screen.render(Render("epoch 0", completed=1, total=4, metrics={"loss": 0.5}), TrainBatchEnd(step=1))
+    screen.say("[not markup]")
+    screen.close()
+
+    assert "epoch 0" in file.getvalue()
+    assert "1/4" in file.getvalue()
+    assert "loss 0.5" in file.getvalue()
+    assert "[not markup]" in file.getvalue()
+
+
+def test_print_shows_its_text():
+    screen, file = paper()
+
+    with Session(asks(Print("hello")), screen=screen) as session:
+        session(ValidationEnd())
+
+    assert file.getvalue() == "hello\n"
+
+
+def test_answers_come_after_all_effects_of_the_event():
+    order = []
+    callbacks = [
+        asks(Stop("enough"), Log({"a": 1.0})),
+        Callback(key="log", init=int, on_stop_requested=lambda s, e: order.append(type(e)) or s),
+    ]
+
+    with Session(callbacks, sinks=[Sink(log=lambda m, e: order.append("sink"), close=lambda: None)]) as session:
+        session(ValidationEnd())
+
+    assert order == ["sink", "sink", StopRequested]  # the event's own metrics, those of Log, the answer to Stop
