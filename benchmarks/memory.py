@@ -66,7 +66,7 @@ def peak_of_its_own(loop: str, width: int) -> int:
     command = [sys.executable, __file__, "--peak-of", loop, str(width)]
     # freed tensors go back to the system at once, so that the mark is that of tensors in use
     settings = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    return int(subprocess.run(command, env=settings, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return int(subprocess.run(command, env=settings, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
 def main() -> None:

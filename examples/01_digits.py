@@ -23,7 +23,11 @@ def loaders(seed=0):
     x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, val, test = (TensorDataset(x[part], y[part]) for part in order.split([len(x) - 600, 300, 300]))
-    return DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=300), DataLoader(test, batch_size=300)
+    return (
+        DataLoader(train, batch_size=64, shuffle=True),
+        DataLoader(val, batch_size=300),
+        DataLoader(test, batch_size=300),
+    )
 
 
 def network():
@@ -50,6 +54,7 @@ def loss(model, batch):
 
 
 def main(directory: Path, max_epochs: int, compile: bool) -> None:
+    torch.set_num_threads(1)  # more only get in each other's way with a model this small
     train, val, test = loaders()
     recording = directory / "events.jsonl"
 
@@ -83,7 +88,10 @@ def main(directory: Path, max_epochs: int, compile: bool) -> None:
     print(f"Went on from {longer.resumed.name} and made {longer.step - run.step} steps more.")
 
     print("\nWhat other patience would have done, from the recording alone:")
-    patience = {f"patience={n}": [early_stop("val_loss", patience=n), checkpoint(directory, monitor="val_loss")] for n in (1, 2, 3, 5)}
+    patience = {
+        f"patience={n}": [early_stop("val_loss", patience=n), checkpoint(directory, monitor="val_loss")]
+        for n in (1, 2, 3, 5)
+    }
     print(fncb.whatif(recording, patience))
 
 

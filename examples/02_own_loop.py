@@ -22,7 +22,9 @@ def main(directory: Path, max_epochs: int) -> None:
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
-    callbacks = fncb.compose(early_stop("val_loss", patience=2, min_delta=0.005), checkpoint(directory, monitor="val_loss"))
+    callbacks = fncb.compose(
+        early_stop("val_loss", patience=2, min_delta=0.005), checkpoint(directory, monitor="val_loss")
+    )
     step = 0
     with fncb.Session(
         callbacks, objects={"model": model, "optimizer": optimizer}, record=directory / "events.jsonl"

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from fncb.effects import Stop as Stop
     from fncb.effects import Unfreeze as Unfreeze
     from fncb.effects import Validate as Validate
-    from fncb.loop import Run as Run
-    from fncb.loop import fit as fit
-    from fncb.loop import validate as validate
     from fncb.hindsight import history as history
     from fncb.hindsight import replay as replay
     from fncb.hindsight import whatif as whatif
+    from fncb.loop import Run as Run
+    from fncb.loop import fit as fit
+    from fncb.loop import validate as validate
     from fncb.session import Session as Session
     from fncb.sinks import csv as csv
     from fncb.snapshot import load_state_dict as load_state_dict

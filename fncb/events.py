@@ -61,7 +61,9 @@ class Metrics(Mapping[str, float]):
 
     def with_values(self, values: Mapping[str, float]) -> "Metrics":
         """These metrics and, where the names are not taken, `values`; reads nothing."""
-        return Metrics({**self._values, **{k: v for k, v in values.items() if k not in self}}, self._names, self._pending)
+        return Metrics(
+            {**self._values, **{k: v for k, v in values.items() if k not in self}}, self._names, self._pending
+        )
 
     @property
     def pending(self) -> Any:

@@ -64,7 +64,8 @@ def replay(callback: Callbacks[S], events: Events, state: S | None = None) -> Re
     state = callback.init() if state is None else state
     _must_hold("replay", events, callback, heard)
     transition, effects = callback.transition, []
-    for event in events.entries if isinstance(events, Recording) else events:
+    entries: Any = events.entries if isinstance(events, Recording) else events
+    for event in entries:
         if type(event) in heard:  # so effects and what nobody hears cost next to nothing
             state, asked = transition(state, event)
             if asked:
@@ -124,7 +125,7 @@ class WhatIf:
         return self.outcomes[name]
 
     def __str__(self) -> str:
-        rows = [("", "stops at", "seconds", "saves", "keeps", "reason")]
+        rows: list[tuple[str, ...]] = [("", "stops at", "seconds", "saves", "keeps", "reason")]
         for name, out in self.outcomes.items():
             at = ("never", "") if out.reason is None else (f"epoch {out.epoch}, step {out.step}", f"{out.seconds:.1f}")
             rows.append((name, *at, str(len(out.saved)), str(len(out.kept)), out.reason or ""))
@@ -206,7 +207,7 @@ def _free(path: str, taken: Collection[str]) -> str:
     return free
 
 
-def _one(callback: Callbacks[S]) -> Callback[S]:
+def _one(callback: Callbacks[Any]) -> Callback[Any]:
     return callback if isinstance(callback, Callback) else compose(*callback)
 
 

@@ -4,13 +4,12 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fncb import store
 from fncb.effects import Delete, Effect, Print, Render
-from fncb.events import Event, Metrics, Saved
+from fncb.events import Event, Saved
 
 Handler = Callable[[Any, Event], Event | None]
 """Carries out an effect of an event; may answer with an event."""
@@ -22,8 +21,7 @@ class Screen:
     def __init__(self, console: Console | None = None):
         self._console = console or Console(file=sys.stdout, soft_wrap=True)
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._label = ""
+        self._tasks: dict[str, TaskID] = {}  # what is under way, by label
 
     def render(self, effect: Render, event: Event) -> None:
         """Moves the bar; where there is no terminal, prints a line when its part is done."""
@@ -43,12 +41,17 @@ class Screen:
             )
             self._bar.start()
         shown = format_metrics(effect.metrics or {})  # waits for the device, as often as the bar is drawn
-        if self._task is None or effect.label != self._label:
-            self._task, self._label = self._bar.add_task(effect.label, total=effect.total, metrics=shown), effect.label
-        self._bar.update(self._task, completed=effect.completed, total=effect.total, metrics=shown, refresh=True)
-        if effect.done:
-            self._bar.stop_task(self._task)
-            self._task, self._label = None, ""
+        if effect.label not in self._tasks:
+            self._tasks[effect.label] = self._bar.add_task(effect.label, total=effect.total, metrics=shown)
+        task = self._tasks[effect.label]
+        self._bar.update(task, completed=effect.completed, total=effect.total, metrics=shown)
+        if effect.done:  # its line stays; those of its parts go
+            self._bar.stop_task(task)
+            for label, part in self._tasks.items():
+                if label != effect.label:
+                    self._bar.remove_task(part)
+            self._tasks.clear()
+        self._bar.refresh()
 
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
@@ -80,9 +83,7 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 def write_checkpoint(path: str, requested: str, tree: Any, event: Event) -> Saved:
     """Writes a tree to `path`, which is free; answers `Saved` once it is on disk."""
     size = store.write(path, tree)
-    return Saved(
-        epoch=event.epoch, step=event.step, seconds=event.seconds, path=path, requested=requested, bytes=size
-    )
+    return Saved(epoch=event.epoch, step=event.step, seconds=event.seconds, path=path, requested=requested, bytes=size)
 
 
 def handlers(screen: Screen) -> dict[type[Effect], Handler]:

@@ -1,13 +1,11 @@
 """Training and validation, top to bottom: the one place that knows the order of events."""
 
 import logging
-import random
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import attrs
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -16,8 +14,11 @@ from fncb import data, store
 from fncb import events as ev
 from fncb.callback import Callback, compose, note
 from fncb.callbacks import progress_bar
-from fncb.effects import Effect, SetAccumulation, SetLR, Skip, Stop, Validate
+from fncb.effects import Effect, SetAccumulation, SetLR, Skip, Validate
+from fncb.position import Position, RandomState
+from fncb.run import Run as Run
 from fncb.session import Session
+from fncb.settings import check_counts, device_for, epoch_limit, newest_checkpoint, seed_everything, validation_interval
 from fncb.sinks.sink import Sink
 from fncb.step import Step
 from fncb.task import Task, loss_and_metrics, make_optimizer, make_schedule
@@ -26,115 +27,6 @@ log = logging.getLogger("fncb")
 
 T = TypeVar("T")
 Callbacks = Callback[Any] | Iterable[Callback[Any]]
-
-
-@attrs.frozen(kw_only=True)
-class Run:
-    """What a run came to.
-
-    Attributes:
-      metrics: the last value of each metric by name.
-      stopped: the `Stop` that ended it, or None.
-      state: key to host state.
-      step_state: key to the tensors that step hooks keep.
-      epoch: epochs finished.
-      step: optimizer steps made.
-      seconds: from the beginning, summed over resumes.
-      compiled: how the step ran at last: "one graph", "two regions" or "eager".
-      recompilations: graphs compiled beyond the first of each kind, for example for a smaller last batch.
-      resumed: the checkpoint that the run went on from, or None.
-      recording: the file that holds its events, or None.
-    """
-
-    metrics: Mapping[str, float]
-    stopped: Stop | None = None
-    state: Mapping[str, Any] = attrs.field(factory=dict)
-    step_state: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    compiled: str = "eager"
-    recompilations: int = 0
-    resumed: Path | None = None
-    recording: Path | None = None
-
-
-@attrs.define
-class Position:
-    """Where in the run the loop is; saved, so that a run goes on from there.
-
-    Attributes:
-      epoch: 0-based, the one under way.
-      step: optimizer steps made.
-      batches: batches of this epoch that are done.
-      in_window: batches of the accumulation window that are done.
-      total_batches: batches of the whole run that are done.
-      accumulate: batches per optimizer step.
-      epoch_is_over: whether the last batch of the epoch is done or under way.
-      validated: the metrics of this epoch's last validation.
-      phase: the event before which everything is done, by class name; "" before an epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    batches: int = 0
-    in_window: int = 0
-    total_batches: int = 0
-    accumulate: int = 1
-    epoch_is_over: bool = False
-    validated: ev.Metrics = attrs.field(factory=ev.Metrics)
-    phase: str = ""
-
-    def state_dict(self) -> dict[str, Any]:
-        plain = {field.name: getattr(self, field.name) for field in attrs.fields(Position)}
-        return {**plain, "validated": dict(self.validated)}
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        for name, value in saved.items():
-            setattr(self, name, value)
-        self.validated = ev.Metrics(saved["validated"])
-
-
-class RandomState:
-    """The random state of torch, Python and numpy, now and as it was when the epoch's batches began."""
-
-    def __init__(self) -> None:
-        self.at_epoch = self.now()
-
-    @staticmethod
-    def now() -> dict[str, Any]:
-        numpy = sys.modules.get("numpy")
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-            "python": random.getstate(),
-            "numpy": numpy and _numpy_state(numpy),
-        }
-
-    @staticmethod
-    def put_back(state: Mapping[str, Any]) -> None:
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-        if state["numpy"] is not None:
-            import numpy
-
-            kind, key, *rest = state["numpy"]
-            numpy.random.set_state((kind, key.numpy(), *rest))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"now": self.now(), "at_epoch": self.at_epoch}
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        self.at_epoch = saved["at_epoch"]
-        self.put_back(saved["now"])
-
-
-def _numpy_state(numpy: Any) -> tuple[Any, ...]:
-    kind, key, *rest = numpy.random.get_state()
-    return kind, torch.from_numpy(key.copy()), *rest
 
 
 def fit(
@@ -191,7 +83,7 @@ def fit(
     Example:
       >>> import torch
       >>> from functools import partial
-      >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+      >>> torch.manualseed_everything(0)  # doctest: +ELLIPSIS
       <torch...>
       >>> task = Task(torch.nn.Linear(2, 1), loss=lambda model, batch: model(batch).square().mean(),
       ...             optimizer=partial(torch.optim.SGD, lr=0.1))
@@ -199,11 +91,11 @@ def fit(
       >>> run.step, run.epoch, sorted(run.metrics)
       (6, 2, ['loss', 'loss_epoch', 'lr-SGD'])
     """
-    max_epochs = _limit(max_epochs, max_steps)
-    _check_settings(max_epochs, max_steps, accumulate_grad_batches, check_val_every_n_epoch, log_every_n_steps)
+    max_epochs = epoch_limit(max_epochs, max_steps)
+    check_counts(max_epochs, max_steps, accumulate_grad_batches, check_val_every_n_epoch, log_every_n_steps)
     if seed is not None:
-        _seed(seed)
-    where = _device(device)
+        seed_everything(seed)
+    where = device_for(device)
     model = task.model.to(where)
     optimizer = make_optimizer(task)
     schedule = make_schedule(task, optimizer)
@@ -211,7 +103,7 @@ def fit(
     step = Step(model, task.loss, optimizer, callbacks.step, where, compile)
     at, randomness = Position(accumulate=accumulate_grad_batches), RandomState()
     n_batches = data.count(train)
-    interval = _interval(val_check_interval, n_batches, check_val_every_n_epoch, val is not None)
+    interval = validation_interval(val_check_interval, n_batches, check_val_every_n_epoch, val is not None)
     asked: dict[type[Effect], bool] = {}  # what an event's effects asked the loop for
 
     def set_lr(effect: SetLR, _: ev.Event) -> None:
@@ -344,7 +236,7 @@ def fit(
                 at.epoch, at.phase = at.epoch + 1, ""
 
     def train_from_the_start_or_checkpoint() -> Path | None:
-        path = None if resume is None else _newest(resume, callbacks)
+        path = None if resume is None else newest_checkpoint(resume, callbacks)
         if path is not None:  # before the first event, so that states and recording go on in one line
             session.load(store.read(path))
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
@@ -405,7 +297,7 @@ def validate(
       >>> validate(task, [torch.ones(4), torch.zeros(2)]).metrics
       {'val_loss': 0.6666666865348816}
     """
-    where = _device(device)
+    where = device_for(device)
     task.model.to(where)
     session = Session(callbacks, objects={"model": task.model}, record=record, sinks=sinks, runs_step_hooks=True)
 
@@ -499,89 +391,7 @@ def _named_groups(optimizer: Optimizer) -> list[tuple[str, dict[str, Any]]]:
     return [(f"{name}/{group.get('name', f'pg{i}')}", group) for i, group in enumerate(groups, 1)]
 
 
-def _newest(resume: str | Path, callbacks: Callback[Any]) -> Path | None:
-    """The checkpoint that `resume` means; None for "last" when there is none yet."""
-    if resume != "last" and not Path(resume).is_dir():
-        return Path(resume)
-    directories = [Path(resume)]
-    if resume == "last":
-        directories = [Path(part.config["dirpath"]) for part in callbacks.parts or () if "dirpath" in part.config]
-        if not directories:
-            raise ValueError('fit: resume="last" needs a checkpoint(...) callback, got none. Pass a path.')
-    found = [store.latest(directory) for directory in directories]
-    for rejected in (rejected for each in found for rejected in each.rejected):
-        log.warning("fncb: %s is passed over: %s", rejected.path, rejected.reason)
-    paths = [each.path for each in found if each.path is not None]
-    if not paths and resume != "last":
-        raise ValueError(f"fit: resume must be a checkpoint or a directory with one, got {str(resume)!r} without any.")
-    if not paths:
-        log.warning("fncb: no checkpoint yet in %s; starting from the beginning", ", ".join(map(str, directories)))
-    return max(paths, key=lambda path: store.read_header(path)["step"], default=None)
-
-
 def _with_progress(callbacks: Callback[Any], progress: bool | None) -> Callback[Any]:
     there = any(part.key == "progress_bar" for part in callbacks.parts or ())
     wanted = sys.stdout.isatty() if progress is None else progress
     return compose(callbacks, progress_bar()) if wanted and not there else callbacks
-
-
-def _limit(max_epochs: int | None, max_steps: int) -> int:
-    if max_epochs is None:
-        return -1 if max_steps >= 0 else 1000
-    return max_epochs
-
-
-def _check_settings(
-    max_epochs: int, max_steps: int, accumulate_grad_batches: int, check_val_every_n_epoch: int | None, every: int
-) -> None:
-    for name, value, least in (
-        ("max_epochs", max_epochs, -1),
-        ("max_steps", max_steps, -1),
-        ("accumulate_grad_batches", accumulate_grad_batches, 1),
-        ("check_val_every_n_epoch", 1 if check_val_every_n_epoch is None else check_val_every_n_epoch, 1),
-        ("log_every_n_steps", every, 1),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"fit: {name} must be an int, got {value!r}.")
-        if value < least:
-            raise ValueError(f"fit: {name} must be {least} or more, got {value}.")
-
-
-def _interval(value: int | float, n_batches: int | None, every: int | None, validates: bool) -> int | None:
-    """Batches between validations; None for the end of each epoch."""
-    who = "fit: val_check_interval"
-    if isinstance(value, float):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{who} as a float is a fraction of an epoch in [0, 1], got {value}. Pass an int for batches.")
-        if every is None:
-            raise ValueError(f"{who} must be an int when check_val_every_n_epoch is None, got {value}.")
-        if value == 1.0:
-            return None
-        if n_batches is None:
-            raise ValueError(f"{who} must be 1.0 or an int when the loader has no length, got {value}.")
-        return max(1, int(n_batches * value))
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{who} must be an int or a float, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{who} must be 1 batch or more, got {value}.")
-    if validates and every is not None and n_batches is not None and value > n_batches:
-        raise ValueError(
-            f"{who} must be at most the {n_batches} batches of an epoch, got {value}. "
-            "Pass check_val_every_n_epoch=None to count across epochs."
-        )
-    return value
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = found or "cpu"
-    # with its index, so that tensors compare equal
-    return torch.empty(0, device=device).device

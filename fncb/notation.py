@@ -18,6 +18,7 @@ from fncb import effects as ef
 from fncb.effects import Effect
 from fncb.events import HOOKS, Event, Metrics
 
+_FACTORY: Any = type(attrs.Factory(dict))
 _encode = msgspec.json.Encoder().encode
 
 
@@ -127,9 +128,8 @@ _BUILT_IN: dict[str, type[Event | Effect]] = {
 
 
 def _subclasses(cls: type[Effect]) -> Iterator[type[Effect]]:
-    for effect in reversed(cls.__subclasses__()):
-        if "__attrs_attrs__" in vars(effect):  # attrs leaves an empty shadow of each class that it gives slots
-            yield effect
+    for effect in reversed(cls.__subclasses__()):  # the class before its shadow, which attrs leaves for want of slots
+        yield effect
         yield from _subclasses(effect)
 
 
@@ -138,7 +138,7 @@ def _default(field: "attrs.Attribute[Any]") -> tuple[Any, ...]:
     default: Any = field.default
     if default is attrs.NOTHING:
         return ()
-    made = default.factory() if isinstance(default, attrs.Factory) else default
+    made = default.factory() if isinstance(default, _FACTORY) else default
     return ({} if type(made) is Metrics else made,)
 
 

@@ -78,7 +78,7 @@ def traced_update(
             stand_ins.append(stand_in)
         shadow.param_groups.append({**group, "params": stand_ins, "lr": lr, **_traceable(group)})
 
-    before = [{name: value for name, value in s.items()} for s in shadow.state.values()]
+    before = [dict(s) for s in shadow.state.values()]
     step(shadow)
     for was, now in zip(before, shadow.state.values(), strict=True):
         for name, value in now.items():

@@ -122,7 +122,7 @@ def _named(tensor: torch.Tensor, path: str, found: _Found) -> str:
         )
     view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
     view += (tensor.is_conj(), tensor.is_neg())
-    if tensor.numel() and view in found.names:
+    if view in found.names:
         return found.names[view]
     name, clash = path, 0
     while name in found.tensors or name == "__metadata__":
@@ -149,7 +149,7 @@ def _layout(tensor: torch.Tensor) -> dict[str, Any]:
 def _restored(
     body: torch.Tensor, dtype: str | None = None, shape: list[int] | None = None, order: list[int] | None = None
 ) -> torch.Tensor:
-    tensor = body if dtype is None else body.view(getattr(torch, dtype)).reshape(shape)
+    tensor = body if dtype is None else body.view(getattr(torch, dtype)).reshape(shape or [])
     return tensor if order is None else torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype).copy_(tensor)
 
 

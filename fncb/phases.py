@@ -141,9 +141,7 @@ def after_update(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, batc
     if updated:
         carry["step"].add_(1)
         before = scratch.states
-        replaced = heard(
-            hooks, held, scratch, ev.AfterOptimizerStep, params=params, grads=scratch.grads, batch=batch
-        )
+        replaced = heard(hooks, held, scratch, ev.AfterOptimizerStep, params=params, grads=scratch.grads, batch=batch)
         scratch.states = put_back(scratch.stop, before, scratch.states, keep=())
         for name, value in replaced.get("params", {}).items():
             params[name].copy_(value if scratch.stop is None else torch.where(scratch.stop, params[name], value))

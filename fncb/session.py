@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from toolz import isdistinct, merge
 
-import fncb
 from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose
-from fncb.effects import Effect, Log, Save, Stop
+from fncb.effects import Delete, Effect, Log, Save, Stop
 from fncb.interpret import Handler, Screen, handlers, write_checkpoint
 from fncb.recording import Recorder
 from fncb.sinks.sink import Sink
@@ -24,7 +24,7 @@ log = logging.getLogger("fncb")
 _PER_BATCH = frozenset(
     event_type
     for name, event_type in ev.HOOKS.items()
-    if issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd or event_type is ev.BeforeZeroGrad
+    if (issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd) or event_type is ev.BeforeZeroGrad
 )
 """Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
 
@@ -83,12 +83,8 @@ class Session:
         self._record, self._recorder = record, None
         self._sinks, self._log_every = tuple(sinks), log_every_n_steps
         self._screen = screen or Screen()
-        self._handlers: dict[type[Effect], Handler] = {
-            Stop: self._stop,
-            Log: self._log,
-            **handlers(self._screen),
-            **(carries_out or {}),
-        }
+        own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log}
+        self._handlers = merge(own, handlers(self._screen), carries_out or {})
         self._saving: list[dict[str, str]] = []
         self._began, self._before = time.perf_counter(), 0.0
         self._busy = False
@@ -119,7 +115,11 @@ class Session:
 
     def close(self) -> None:
         """Writes what is buffered, closes sinks and recording, and leaves the terminal as it was."""
-        for close in (self._screen.close, *(sink.close for sink in self._sinks), self._recorder and self._recorder.close):
+        for close in (
+            self._screen.close,
+            *(sink.close for sink in self._sinks),
+            self._recorder and self._recorder.close,
+        ):
             if close:
                 close()
 
@@ -149,11 +149,13 @@ class Session:
         try:
             queue = deque([event])
             while queue:
-                queue.extend(self._take(queue.popleft()))
+                effects = self._hear(queue.popleft())
+                if effects:
+                    queue.extend(self._carry_out(effects, self._last))
         finally:
             self._busy = False
 
-    def _take(self, event: ev.Event) -> list[ev.Event]:
+    def _hear(self, event: ev.Event) -> tuple[Effect, ...]:
         kind = type(event)
         if event.seconds == 0.0:
             event = attrs.evolve(event, seconds=self.seconds)
@@ -168,15 +170,17 @@ class Session:
                 self._recorder.effect(effect)
         if self._sinks:
             self._to_sinks(kind, event)
-        return self._carry_out(effects, event) if effects else []
+        return effects
 
     def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:
         answers = []
-        self._saving = [
-            {"path": str(store.free_name(effect.path)), "requested": effect.path}
-            for effect in effects
-            if type(effect) is Save
-        ]
+        names = [effect.path for effect in effects if type(effect) is Save]
+        if not isdistinct(names):
+            raise ValueError(
+                f"Save: the files of one event must have names of their own, got {names}. Give one of the callbacks "
+                "another `filename=` or `dirpath`."
+            )
+        self._saving = [{"path": str(store.free_name(name)), "requested": name} for name in names]
         to_save = iter(self._saving)
         for effect in effects:
             if type(effect) is Save:
@@ -185,7 +189,9 @@ class Session:
                 handler = self._handlers.get(type(effect))
                 if handler is None:
                     names = sorted(kind.__name__ for kind in self._handlers)
-                    raise ValueError(f"{effect!r}: nobody here carries it out. There are {names}. Declare it in `emits`.")
+                    raise ValueError(
+                        f"{effect!r}: nobody here carries it out. There are {names}. Declare it in `emits`."
+                    )
                 answer = handler(effect, event)
             if answer is not None:
                 answers.append(answer)
@@ -232,13 +238,16 @@ class Session:
         """Takes back what `snapshot` gave: callbacks' states by key, then the objects in the order given.
 
         A callback that the snapshot does not know starts anew, one that is no longer there is left out; both are
-        logged. The files that the snapshot was about to become are acknowledged by `Saved` if they exist.
+        logged. The files that the snapshot was about to become are acknowledged by `Saved` if they exist. What that
+        acknowledgement would delete stays: by now the name may belong to another run's file.
         """
         known = {part.key for part in self.callbacks.parts or ()}
         saved = snapshot["callbacks"]
         if known ^ saved.keys():
             log.warning(
-                "fncb: the callbacks changed: %s start anew, %s are left out", sorted(known - saved.keys()), sorted(saved.keys() - known)
+                "fncb: the callbacks changed: %s start anew, %s are left out",
+                sorted(known - saved.keys()),
+                sorted(saved.keys() - known),
             )
         self.state = load_state_dict(self.callbacks, saved, strict=False)
         self.logged = dict(snapshot["logged"])
@@ -251,11 +260,13 @@ class Session:
         for saving in snapshot["saving"]:
             if Path(saving["path"]).exists():
                 counters = {name: snapshot[name] for name in ("epoch", "step", "seconds")}
-                self(ev.Saved(**counters, **saving, bytes=Path(saving["path"]).stat().st_size))
+                size = Path(saving["path"]).stat().st_size
+                effects = self._hear(ev.Saved(**counters, **saving, bytes=size))
+                self._carry_out(tuple(effect for effect in effects if type(effect) is not Delete), self._last)
 
     def _open_recorder(self, resume_at: int | None = None) -> Recorder:
         header = {
-            "fncb": fncb.__version__,
+            "fncb": store.version(),
             "keys": [part.key for part in self.callbacks.parts or ()],
             "configs": {part.key: dict(part.config) for part in self.callbacks.parts or ()},
             "recorded": [kind.__name__ for kind in ev.HOOKS.values() if self.wants(kind)],

@@ -69,6 +69,7 @@ def load_state_dict(callback: Callback[S], data: Any, strict: bool = True) -> S:
       what is unexpected is dropped.
     """
     data, found = _plain(data, ""), _Mismatch(strict)
+    state: Any
     if callback.parts is None:
         state = _like(callback.init(), data, callback.key, found)
     else:

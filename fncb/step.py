@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,7 +13,7 @@ from fncb import events as ev
 from fncb import optimizer as opt
 from fncb.callback import StepHooks
 from fncb.phases import Scratch
-from fncb.task import loss_and_metrics
+from fncb.regions import Regions, regions
 from fncb.tree import leaves, map_leaves
 
 log = logging.getLogger("fncb")
@@ -174,30 +173,53 @@ class Step:
     # The three levels.
 
     def _eager(self, batch: Any, update: bool, first: bool) -> Tensor:
-        return self._in_two(batch, update, first, region=lambda fn: fn, graph=lambda fn: fn)(batch)
+        key = (data.signature(batch), update, first, EAGER)
+        run = self._graphs.get(key)
+        if run is None:
+            run = self._graphs[key] = self._in_two(batch, update, first, region=lambda fn: fn, graph=lambda fn: fn)
+        return run(batch)
 
     def _in_two(self, batch: Any, update: bool, first: bool, region: Any, graph: Any) -> Callable[[Any], Tensor]:
         """Up to the gradients, the optimizer's own step, then the rest."""
-        regions = _regions(self, batch, update, first, region)
-        before, after = graph(regions.before), graph(regions.after)
+        parts = self._regions(batch, update, first, region, self._held())
+        before, after = graph(parts.before), graph(parts.after)
 
         def run(batch: Any) -> Tensor:
             passed = before(batch)
             if update:
-                self._own_update(regions.unpack(passed))
+                self._own_update(parts.unpack(passed))
             return after(passed)
 
         return run
 
+    def _held(self) -> dict[str, Any]:
+        return {"params": self.params, "buffers": self.buffers, "carry": self.carry, "states": self.states}
+
+    def _regions(self, batch: Any, update: bool, first: bool, region: Any, held: Any) -> Regions:
+        def found(from_loss: tuple[str, ...], published: tuple[str, ...]) -> Tensor:
+            self._names[update, first] = (*from_loss, *published)
+            self._found = from_loss
+            if from_loss != self.averaged and region is compiling.nonstrict:
+                raise RuntimeError("the loss returns other metrics than before")
+            self._make_room()
+            return self.carry["sums"]
+
+        return regions(self.model, self.loss, self.hooks, self.optimizer, held, batch, update, first, region, found)
+
     def _own_update(self, scratch: Scratch) -> None:
-        if scratch.stop is not None and not self.started and bool(scratch.stop):
-            return  # waits for the device, but only until the optimizer has made its state
-        moving = [p.detach() for p in self.params.values()]
-        moving += [leaf for _, leaf in leaves(opt.state_tensors(self.optimizer))]
+        stop = scratch.stop
+        decided = stop is not None and (not self.started or stop.device.type == "cpu")
+        if decided and bool(stop):
+            return  # waits for a device only until the optimizer has made its state
         for name, p in self.params.items():
             p.grad = scratch.grads.get(name)
-        with torch.no_grad():
-            phases.move(scratch, moving, self.optimizer.step)
+        if stop is None or decided:
+            self.optimizer.step()
+        else:
+            moving = [p.detach() for p in self.params.values()]
+            moving += [leaf for _, leaf in leaves(opt.state_tensors(self.optimizer))]
+            with torch.no_grad():
+                phases.move(scratch, moving, self.optimizer.step)
         for p in self.params.values():
             p.grad = None
         self.started = True
@@ -220,7 +242,8 @@ class Step:
             try:
                 with compiling.tracing():
                     if self.level == ONE_GRAPH:
-                        run = graph(_regions(self, batch, update, first, compiling.nonstrict).whole)
+                        held = self._held() | {"optimizer": opt.state_tensors(self.optimizer), "lrs": self._lrs}
+                        run = graph(self._regions(batch, update, first, compiling.nonstrict, held).whole)
                     else:
                         run = self._in_two(batch, update, first, compiling.nonstrict, graph)
                     metrics = run(batch)
@@ -245,152 +268,9 @@ class Step:
         if self._found == self.averaged:
             return False
         self.averaged = self._found
+        self._graphs.clear()
         self.carry["sums"] = self.carry["sums"].new_zeros(len(self.averaged))
         return True
-
-
-@attrs.frozen
-class _Regions:
-    """One kind of batch, cut into functions over tensors.
-
-    Attributes:
-      before: from a batch to the gradients that the optimizer is given, as a flat list.
-      after: from that list to the metrics, when the optimizer has moved.
-      whole: both, with the optimizer traced in between.
-      unpack: what the flat list holds.
-    """
-
-    before: Callable[[Any], list[Tensor]]
-    after: Callable[[list[Tensor]], Tensor]
-    whole: Callable[[Any], Tensor]
-    unpack: Callable[[list[Tensor]], Scratch]
-
-
-def _regions(step: Step, example: Any, update: bool, first: bool, region: Callable[[Any], Any]) -> _Regions:
-    """Writes the phases for batches like `example`.
-
-    `region` marks a function that runs as plain Python while tracing: it is given and gives flat lists of tensors,
-    and what else it knows (structure, names) it has from here. Outside of the regions, Dynamo traces: the model, the
-    loss and the gradient.
-    """
-    model, user_loss, hooks, optimizer, carry = step.model, step.loss, step.hooks, step.optimizer, step.carry
-    traced = region is compiling.nonstrict
-    tree = {"params": step.params, "buffers": step.buffers, "carry": carry, "states": step.states}
-    if traced and step.level == ONE_GRAPH:
-        tree |= {"optimizer": opt.state_tensors(optimizer), "lrs": step._lrs}
-    held = [leaf for _, leaf in leaves(tree)]
-    like = map_leaves(lambda _: 0, tree)
-    skeleton: dict[str, Any] = {}
-    params, names = list(step.params.values()), list(step.params)
-    skips = hooks is not None and (hooks.on_after_backward or hooks.on_before_optimizer_step) is not None
-    buffers = list(step.buffers.values()) if skips else []
-    accumulates, share = bool(carry["grads"]), carry["share"]
-    replaces_batch = hooks is not None and hooks.on_train_batch_start is not None
-    replaces_loss = hooks is not None and (
-        hooks.on_before_backward is not None or (first and hooks.on_before_zero_grad is not None)
-    )
-
-    def pack(scratch: Scratch) -> list[Tensor]:
-        skeleton["scratch"] = map_leaves(lambda _: 0, scratch)
-        return [leaf for _, leaf in leaves(scratch)]
-
-    def unpack(flat: list[Tensor]) -> Scratch:
-        return _fill(skeleton["scratch"], flat)
-
-    def taken_up(tree: Any, passed: list[Tensor]) -> Scratch:
-        return unpack(passed) if passed else Scratch(states=tree["states"])
-
-    @region
-    def start(held: list[Tensor], batch: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        with torch.no_grad():
-            tree = _fill(like, held)
-            scratch = taken_up(tree, [])
-            given, stays = data.refill(example, list(batch)), phases.detached(tree["params"])
-            replaced = phases.heard(hooks, tree, scratch, ev.TrainBatchStart, batch=given, params=stays)
-            return pack(scratch), data.tensors(replaced.get("batch", given))
-
-    @region
-    def weigh(held: list[Tensor], passed: list[Tensor], batch: list[Tensor], loss: Tensor) -> tuple[list[Tensor], Tensor]:
-        tree = _fill(like, held)
-        scratch = taken_up(tree, passed)
-        weighed = phases.before_backward(hooks, tree, scratch, loss, data.refill(example, list(batch)), first)
-        return pack(scratch), weighed
-
-    def forward(batch: Any) -> Any:
-        passed, inputs = [], data.tensors(batch)
-        if replaces_batch:
-            passed, inputs = start(held, inputs)
-            batch = data.refill(batch, list(inputs))
-        old = [buffer.clone() for buffer in buffers]
-        loss, beside = loss_and_metrics("loss", user_loss(model, batch))
-        if not loss.requires_grad:
-            raise ValueError("loss: a loss must need gradients, got one that depends on no trainable parameter.")
-        weighed = loss * share if accumulates else loss
-        if replaces_loss:
-            passed, weighed = weigh(held, passed, inputs, weighed)
-        grads = torch.autograd.grad(weighed, params, allow_unused=True)
-        used = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
-        return passed, inputs, loss.detach(), beside, used, old
-
-    def settled(tree: Any, passed: Any, inputs: Any, loss: Any, beside: Any, grads: Any, old: Any) -> Scratch:
-        scratch = taken_up(tree, passed)
-        scratch.batch, scratch.loss, scratch.from_loss, scratch.grads = list(inputs), loss, dict(beside), dict(grads)
-        scratch.buffers = dict(zip(step.buffers, old, strict=False))
-        phases.after_backward(hooks, tree, scratch, data.refill(example, list(inputs)), update)
-        return scratch
-
-    def concluded(tree: Any, scratch: Scratch) -> Tensor:
-        batch = data.refill(example, list(scratch.batch))
-        metrics = phases.after_update(hooks, tree, scratch, batch, update)
-        step._found = ("loss", *scratch.from_loss)
-        step._names[update, first] = (*step._found, *scratch.published)
-        if step._found != step.averaged:
-            if traced:
-                raise RuntimeError("the loss returns other metrics than before")
-            step._make_room()
-            tree["carry"]["sums"] = step.carry["sums"]
-        phases.add_to_means(tree["carry"], scratch, metrics[: len(step.averaged)], data.batch_size(batch))
-        return metrics
-
-    @region
-    def settle(held: list[Tensor], *values: Any) -> list[Tensor]:
-        with torch.no_grad():
-            return pack(settled(_fill(like, held), *values))
-
-    @region
-    def conclude(held: list[Tensor], passed: list[Tensor]) -> Tensor:
-        with torch.no_grad():
-            return concluded(_fill(like, held), unpack(passed))
-
-    @region
-    def finish(held: list[Tensor], *values: Any) -> Tensor:
-        with torch.no_grad():
-            tree = _fill(like, held)
-            scratch = settled(tree, *values)
-            if update:
-                given = {id(step.params[name]): grad for name, grad in scratch.grads.items()}
-                stays = {id(step.params[name]): p for name, p in phases.detached(tree["params"]).items()}
-                moving = [*stays.values(), *(leaf for _, leaf in leaves(tree["optimizer"]))]
-                phases.move(
-                    scratch, moving, lambda: opt.traced_update(optimizer, stays, given, tree["optimizer"], tree["lrs"])
-                )
-            return concluded(tree, scratch)
-
-    def before(batch: Any) -> list[Tensor]:
-        return settle(held, *forward(batch))
-
-    def after(passed: list[Tensor]) -> Tensor:
-        return conclude(held, passed)
-
-    def whole(batch: Any) -> Tensor:
-        return finish(held, *forward(batch))
-
-    return _Regions(before, after, whole, unpack)
-
-
-def _fill(like: Any, flat: list[Tensor]) -> Any:
-    new = iter(flat)
-    return map_leaves(lambda _: next(new), like)
 
 
 def _copy_into(who: str, tree: Any, saved: Any) -> None:

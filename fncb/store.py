@@ -150,7 +150,7 @@ def free_name(path: str | Path) -> Path:
 
 
 def checkpoints(directory: str | Path) -> list[Path]:
-    """The `.safetensors` files of a directory whose headers are good, newest first.
+    """The `.safetensors` files of a directory and those within whose headers are good, newest first.
 
     Newest is by `step`, then `attempt`, both of the header (0 if absent), then the longer and later name: never by
     the file's time.
@@ -178,7 +178,7 @@ def delete(path: str | Path) -> None:
 
 def _sorted(directory: Path) -> tuple[list[Path], list[Rejected]]:
     known, rejected = [], []
-    for path in sorted(directory.glob(f"*{SUFFIX}")):
+    for path in sorted(directory.rglob(f"*{SUFFIX}")):
         try:
             header = read_header(path)
         except (ValueError, OSError) as error:
@@ -216,7 +216,7 @@ def _header(packed: Packed, body_digest: str) -> bytes:
         "__metadata__": {
             "format": "pt",  # what other readers of safetensors look for
             "fncb_format": str(VERSION),
-            "fncb_version": _version(),
+            "fncb_version": version(),
             "torch_version": str(torch.__version__),
             "sha256": _NOT_YET,
             "sha256_body": body_digest,
@@ -235,7 +235,8 @@ def _header(packed: Packed, body_digest: str) -> bytes:
     return blank.replace(_MARK + _NOT_YET.encode(), _MARK + digest.encode(), 1)
 
 
-def _version() -> str:
+def version() -> str:
+    """The version of fncb that is installed."""
     try:
         return metadata.version("fncb")
     except metadata.PackageNotFoundError:

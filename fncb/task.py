@@ -38,7 +38,9 @@ class Task:
 
     model: nn.Module = attrs.field(repr=lambda model: type(model).__name__)
     loss: Callable[[Any, Any], LossOutput] = attrs.field(kw_only=True)
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | Optimizer | None = attrs.field(default=None, kw_only=True)
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | Optimizer | None = attrs.field(
+        default=None, kw_only=True
+    )
     schedule: Callable[[Any], LRScheduler] | None = attrs.field(default=None, kw_only=True)
     schedule_interval: str = attrs.field(default="epoch", kw_only=True)
     schedule_monitor: str = attrs.field(default="val_loss", kw_only=True)
@@ -64,7 +66,9 @@ class Task:
 def make_optimizer(task: Task) -> Optimizer:
     """The optimizer of a task, over the parameters that require gradients."""
     if task.optimizer is None:
-        raise ValueError("fit: the task must have an optimizer, got None. Pass optimizer=partial(torch.optim.AdamW, lr=1e-3).")
+        raise ValueError(
+            "fit: the task must have an optimizer, got None. Pass optimizer=partial(torch.optim.AdamW, lr=1e-3)."
+        )
     params = [p for p in task.model.parameters() if p.requires_grad]
     if not params:
         raise ValueError("fit: the model must have parameters that require gradients, got none.")
@@ -79,8 +83,8 @@ def make_optimizer(task: Task) -> Optimizer:
     strangers = {id(p) for group in made.param_groups for p in group["params"]} - {id(p) for p in params}
     if strangers:
         raise ValueError(
-            f"Task: the optimizer must hold parameters of the model that require gradients, got {len(strangers)} others. "
-            "Make it from model.parameters(), or pass a function."
+            f"Task: the optimizer must hold parameters of the model that require gradients, got {len(strangers)} "
+            "others. Make it from model.parameters(), or pass a function."
         )
     return made
 
@@ -103,7 +107,9 @@ def loss_and_metrics(who: str, out: Any) -> tuple[Tensor, dict[str, Tensor]]:
     if loss.dim() != 0 and loss.numel() != 1:
         raise ValueError(f"{who}: a loss must be a scalar, got shape {tuple(loss.shape)}. Take .mean().")
     if not isinstance(metrics, Mapping):
-        raise TypeError(f"{who}: what a loss returns beside the loss must map names to tensors, got {type(metrics).__name__}.")
+        raise TypeError(
+            f"{who}: what a loss returns beside the loss must map names to tensors, got {type(metrics).__name__}."
+        )
     for name, value in metrics.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{who}: metric {name!r} must be a tensor, got {value!r}. Make it one: torch.tensor(...).")

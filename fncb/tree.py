@@ -1,6 +1,7 @@
 """Trees: nested records, mappings and sequences whose leaves are tensors or plain values."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import attrs
@@ -13,22 +14,29 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
       >>> list(leaves({"a": (1, 2), "b": None}))
       [('a.0', 1), ('a.1', 2)]
     """
-    if tree is None:
-        return
-    for key, child in children(tree) or ():
-        yield from leaves(child, f"{path}.{key}" if path else str(key))
-    if children(tree) is None:
+    parts = children(tree)
+    if parts is not None:
+        for key, child in parts:
+            yield from leaves(child, f"{path}.{key}" if path else str(key))
+    elif tree is not None:
         yield path, tree
 
 
 def children(tree: Any) -> list[tuple[Any, Any]] | None:
     """The named parts of a container, or None for a leaf."""
-    if isinstance(tree, Mapping):
-        return list(tree.items())
-    if isinstance(tree, list | tuple):
-        return list(enumerate(tree))
-    if attrs.has(type(tree)):
-        return [(field.name, getattr(tree, field.name)) for field in attrs.fields(type(tree))]
+    kind = _kind(type(tree))
+    return kind and kind(tree)
+
+
+@cache
+def _kind(cls: type) -> Callable[[Any], list[tuple[Any, Any]]] | None:
+    if issubclass(cls, Mapping):
+        return lambda tree: list(tree.items())
+    if issubclass(cls, list | tuple):
+        return lambda tree: list(enumerate(tree))
+    if attrs.has(cls):
+        names = [field.name for field in attrs.fields(cls)]
+        return lambda tree: [(name, getattr(tree, name)) for name in names]
     return None
 
 

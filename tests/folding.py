@@ -1,5 +1,6 @@
 """Folds events through a callback, with a pretend disk that answers `Save` as the real one does."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -25,7 +26,7 @@ class Folded:
 
 
 def fold(callback: Callback[Any], events: Iterable[Event], state: Any = None, files: Iterable[str] = ()) -> Folded:
-    """Folds events; after each, carries out its effects in order, and those that `Saved` brings.
+    """Folds events; carries out the effects of each in order, and then answers its saves with `Saved`.
 
     Args:
       callback: a callback or a composition.
@@ -37,23 +38,22 @@ def fold(callback: Callback[Any], events: Iterable[Event], state: Any = None, fi
       FileNotFoundError: when a file is deleted that is not there.
     """
     state = callback.init() if state is None else state
-    disk, done = dict.fromkeys(files), []
-    for event in events:
-        state, asked = callback.transition(state, event)
-        waiting = list(asked)
-        while waiting:
-            effect = waiting.pop(0)
-            done.append(effect)
+    disk, done, queue = dict.fromkeys(files), [], deque(events)
+    while queue:
+        event = queue.popleft()
+        state, effects = callback.transition(state, event)
+        done += effects
+        answers = []
+        for effect in effects:
             if type(effect) is Save:
                 path = _free_name(effect.path, disk)
                 disk[path] = None
-                saved = Saved(epoch=event.epoch, step=event.step, path=path, requested=effect.path)
-                state, asked = callback.transition(state, saved)
-                waiting += asked
+                answers.append(Saved(epoch=event.epoch, step=event.step, path=path, requested=effect.path))
             elif type(effect) is Delete:
                 if effect.path not in disk:
                     raise FileNotFoundError(effect.path)
                 del disk[effect.path]
+        queue.extendleft(reversed(answers))  # they come before the next event of the loop
     return Folded(state, tuple(done), tuple(disk))
 
 

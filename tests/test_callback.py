@@ -188,6 +188,14 @@ def test_the_hooks_of_a_composition_may_be_called_as_those_of_any_callback():
 
 
 def test_hook_fields_and_event_classes_are_the_same_list():
-    fields = {field.name for field in attrs.fields(Callback)} - {"key", "init", "step", "emits", "config", "parts", "_hooks"}
+    fields = {field.name for field in attrs.fields(Callback)} - {
+        "key",
+        "init",
+        "step",
+        "emits",
+        "config",
+        "parts",
+        "_hooks",
+    }
 
     assert fields == set(ev.HOOKS)

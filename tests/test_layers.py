@@ -11,12 +11,15 @@ PACKAGE = Path(__file__).parent.parent / "fncb"
 
 FLOORS = (
     ("effects", "events", "tree"),
+    # floor 1 in three, of which users know the last
+    ("emit", "fields"),
+    ("step_hooks",),
     ("callback", "schedules"),
     ("callbacks",),
-    # floor 3 in three: rooms that stand alone, what puts them together, what carries effects out with those
-    ("compiling", "data", "notation", "optimizer", "packing", "phases", "sinks", "snapshot", "task"),
-    ("recording", "step", "store"),
-    ("interpret",),
+    # floor 3 in three: rooms that stand alone, what puts them together, what is made of those
+    ("compiling", "data", "notation", "optimizer", "packing", "phases", "position", "run", "sinks", "snapshot", "task"),
+    ("recording", "regions", "store"),
+    ("hindsight", "interpret", "settings", "step"),
     # and 4 in two: `fit` is written on `Session`
     ("session",),
     ("loop",),

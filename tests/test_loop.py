@@ -201,7 +201,9 @@ def test_validation_restores_the_mode_of_every_module():
 @pytest.mark.parametrize("make", [lambda x: x, lambda x: (x, "name"), lambda x: {"x": x, "more": [x, None]}])
 def test_batches_may_be_tensors_tuples_and_dicts(make):
     def first(model, batch):
-        return loss(model, batch if isinstance(batch, torch.Tensor) else batch["x"] if isinstance(batch, dict) else batch[0])
+        return loss(
+            model, batch if isinstance(batch, torch.Tensor) else batch["x"] if isinstance(batch, dict) else batch[0]
+        )
 
     plain, wrapped = task(loss=first), task(loss=first)
 
@@ -254,14 +256,19 @@ def test_early_stopping_stops_and_says_why():
 
 def test_a_stop_in_the_middle_of_an_epoch_ends_it_after_the_batch():
     callback, seen = heard(also=("on_train_batch_end",))
-    stops = Callback(
-        key="stops", init=int, on_train_batch_end=lambda s, e: emit(s, Stop("now")) if e.step == 2 else s
-    )
+    stops = Callback(key="stops", init=int, on_train_batch_end=lambda s, e: emit(s, Stop("now")) if e.step == 2 else s)
 
     result = run(task(), data(5), callbacks=[callback, stops])
 
     assert (result.step, result.epoch) == (2, 0)
-    assert seen[-6:] == ["on_stop_requested", "on_train_epoch_end", "on_epoch_end", "on_train_end", "on_fit_end", "teardown"]
+    assert seen[-6:] == [
+        "on_stop_requested",
+        "on_train_epoch_end",
+        "on_epoch_end",
+        "on_train_end",
+        "on_fit_end",
+        "teardown",
+    ]
 
 
 def test_a_skipped_batch_is_not_trained_on_but_still_ends():
@@ -363,13 +370,20 @@ def full_task():
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("saving", [{"every_n_train_steps": 1}, {"every_n_epochs": 1}], ids=["each step", "each validation"])
+@pytest.mark.parametrize(
+    "saving", [{"every_n_train_steps": 1}, {"every_n_epochs": 1}], ids=["each step", "each validation"]
+)
 def test_a_run_that_goes_on_equals_one_that_was_never_cut(tmp_path, saving, compile):
     settings = {"max_epochs": 3, "accumulate_grad_batches": 2, "val_check_interval": 2, "compile": compile, "seed": 7}
 
     straight = full_task()
     whole = run(
-        straight, shuffled(), shuffled(), callbacks=everything(tmp_path, **saving), record=tmp_path / "whole.jsonl", **settings
+        straight,
+        shuffled(),
+        shuffled(),
+        callbacks=everything(tmp_path, **saving),
+        record=tmp_path / "whole.jsonl",
+        **settings,
     )
     whole_events = [attrs_without_time(event) for event in read(tmp_path / "whole.jsonl").events]
     saved = sorted(tmp_path.glob("*.safetensors"), key=lambda path: int(path.stem.split("=")[-1]))
@@ -382,7 +396,12 @@ def test_a_run_that_goes_on_equals_one_that_was_never_cut(tmp_path, saving, comp
         with torch.no_grad():
             resumed.model[0].weight.zero_()
         again = run(
-            resumed, shuffled(), shuffled(), callbacks=everything(tmp_path, **saving), resume=cut, **{**settings, "seed": None}
+            resumed,
+            shuffled(),
+            shuffled(),
+            callbacks=everything(tmp_path, **saving),
+            resume=cut,
+            **{**settings, "seed": None},
         )
 
         assert (again.step, again.epoch, again.resumed) == (whole.step, whole.epoch, cut)
@@ -406,7 +425,12 @@ def test_a_recording_of_a_resumed_run_reads_as_one_run(tmp_path):
     checkpoints = sorted(tmp_path.glob("*.safetensors"), key=lambda path: int(path.stem.split("=")[-1]))
 
     second = run(
-        full_task(), shuffled(), callbacks=everything(tmp_path, **saving), record=log, max_epochs=3, resume=checkpoints[1]
+        full_task(),
+        shuffled(),
+        callbacks=everything(tmp_path, **saving),
+        record=log,
+        max_epochs=3,
+        resume=checkpoints[1],
     )
 
     assert second.recording == first.recording == log
@@ -466,7 +490,12 @@ def test_resuming_with_other_callbacks_says_which(tmp_path, caplog):
 
     with caplog.at_level(logging.WARNING, "fncb"):
         result = run(
-            task(), data(), data(), callbacks=[checkpoint(tmp_path), early_stop("val_loss")], resume="last", max_epochs=2
+            task(),
+            data(),
+            data(),
+            callbacks=[checkpoint(tmp_path), early_stop("val_loss")],
+            resume="last",
+            max_epochs=2,
         )
 
     assert "['early_stop(val_loss)'] start anew, ['ema'] are left out" in caplog.text
@@ -542,7 +571,10 @@ def test_an_exception_while_another_is_told_does_not_hide_it():
         ({"val_check_interval": 0}, "must be 1 batch or more, got 0"),
         ({"val_check_interval": "often"}, "must be an int or a float, got 'often'"),
         ({"val_check_interval": 3}, "must be at most the 2 batches of an epoch, got 3"),
-        ({"val_check_interval": 0.5, "check_val_every_n_epoch": None}, "must be an int when check_val_every_n_epoch is None"),
+        (
+            {"val_check_interval": 0.5, "check_val_every_n_epoch": None},
+            "must be an int when check_val_every_n_epoch is None",
+        ),
         ({"train": []}, "fit: train must give at least one batch, got none"),
         ({"train": 3}, "fit: train must be an iterable of batches, got 3"),
         ({"val": []}, "validate: val must give at least one batch"),
@@ -552,7 +584,10 @@ def test_an_exception_while_another_is_told_does_not_hide_it():
         ({"resume": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"resume": "last"}, r"needs a checkpoint\(...\) callback"),
         ({"task": Task(nn.Linear(2, 1), loss=loss)}, "the task must have an optimizer, got None"),
-        ({"task": Task(nn.Identity(), loss=loss, optimizer=torch.optim.Adam)}, "parameters that require gradients, got none"),
+        (
+            {"task": Task(nn.Identity(), loss=loss, optimizer=torch.optim.Adam)},
+            "parameters that require gradients, got none",
+        ),
         ({"task": task(optimizer=lambda params: 3)}, "must make a torch.optim.Optimizer, got 3"),
         ({"task": task(optimizer=torch.optim.LBFGS)}, "got LBFGS"),
         ({"task": task(optimizer=torch.optim.SGD(nn.Linear(2, 1).parameters()))}, "must hold parameters of the model"),
@@ -604,7 +639,10 @@ def test_a_step_hook_that_needs_no_gradient_runs_where_it_should():
     sees = Callback(
         key="sees",
         step=StepHooks(
-            init=lambda params: {"steps": torch.zeros((), dtype=torch.int64), "epochs": torch.zeros((), dtype=torch.int64)},
+            init=lambda params: {
+                "steps": torch.zeros((), dtype=torch.int64),
+                "epochs": torch.zeros((), dtype=torch.int64),
+            },
             on_train_batch_end=lambda s, e: {"steps": e.step.clone(), "epochs": e.epoch.clone()},
         ),
     )
@@ -622,7 +660,12 @@ def test_the_compiled_loop_gives_the_numbers_of_the_eager_one():
 
     for compile in (True, False):
         results[compile] = run(
-            task(copy.deepcopy(model), **cross), loader, loader, callbacks=[clip_grad_norm(1.0)], compile=compile, max_epochs=3
+            task(copy.deepcopy(model), **cross),
+            loader,
+            loader,
+            callbacks=[clip_grad_norm(1.0)],
+            compile=compile,
+            max_epochs=3,
         )
 
     assert results[True].compiled == "one graph"

@@ -206,7 +206,7 @@ def test_pending_metrics_are_read_once_per_flush(tmp_path, monkeypatch):
     moved, tolist = [], torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: moved.append(tensor.shape) or tolist(tensor))
     pairs = [Metrics({"lr": 0.5}, ("loss", "acc"), torch.tensor([float(i), 0.1])) for i in range(5)]
-    lone = Metrics(names=("val_loss",), pending=torch.tensor([0.25], dtype=torch.float64))
+    lone = Metrics(names=("a", "b"), pending=torch.tensor([0.1, 0.25], dtype=torch.float64))
     recorder = Recorder(tmp_path / "a", {})
     for metrics in [*pairs, lone, pairs[0]]:
         recorder.event(ValidationEnd(metrics=metrics))
@@ -214,11 +214,11 @@ def test_pending_metrics_are_read_once_per_flush(tmp_path, monkeypatch):
     assert moved == []
     recorder.close()
 
-    assert moved == [(6, 2), (2, 1)]
+    assert moved == [(6, 2), (2, 2)]
     events = read(recorder.path).events
     assert [dict(event.metrics) for event in events[1:6:4]] == [
         {"lr": 0.5, "loss": 1.0, "acc": torch.tensor(0.1).item()},
-        {"val_loss": 0.25},
+        {"a": 0.1, "b": 0.25},
     ]
     assert pairs[3].pending is None
 
@@ -363,6 +363,7 @@ def test_lines_that_were_moved_are_damage(change, log):
     ("lines", "message"),
     [
         ([("TrainEnd", "{}")], "line 1: must be a header, got"),
+        ([("TrainEnd", "{}"), HEADER], "line 1: must be a header, got"),
         ([HEADER, ("Explode", "{}")], "line 2: .* there is no event or effect Explode"),
         ([HEADER, ("Event", "{}")], "line 2: .* there is no event or effect Event"),
         ([HEADER, ("os.system", "{}")], "line 2: .* there is no event or effect os.system"),

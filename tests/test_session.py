@@ -95,7 +95,9 @@ def test_an_effect_that_was_not_declared_and_nobody_carries_out_is_refused_when_
 def test_a_loop_around_may_carry_out_more():
     done = []
 
-    with Session(asks(SetLR(0.5), emits=(SetLR,)), carries_out={SetLR: lambda effect, event: done.append(effect)}) as session:
+    with Session(
+        asks(SetLR(0.5), emits=(SetLR,)), carries_out={SetLR: lambda effect, event: done.append(effect)}
+    ) as session:
         session(ValidationEnd())
 
     assert done == [SetLR(0.5)]

@@ -198,6 +198,15 @@ def test_not_strict_still_refuses_wrong_types_and_what_has_no_default():
         load_state_dict(keeper(), data, strict=False)
 
 
+def test_a_union_of_records_takes_the_one_that_fits():
+    @attrs.frozen
+    class Either:
+        last: Kept | KeepState | None = None
+
+    for state in (Either(Kept("a")), Either(KeepState(stale=2)), Either()):
+        assert load_state_dict(keeper(init=Either), state_dict(state), strict=False) == state
+
+
 @pytest.mark.parametrize("data", [None, 3, [], "keep"])
 def test_a_composition_wants_a_mapping(data):
     with pytest.raises(ValueError, match="ill-typed the whole"):

@@ -30,16 +30,15 @@ def network():
 
 def batches(sizes=(8, 8, 8, 5), nan_at=()):
     generator = torch.Generator().manual_seed(1)
-    made = [
-        (torch.randn(n, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for n in sizes
-    ]
+    made = [(torch.randn(n, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)) for n in sizes]
     for i in nan_at:
         made[i][0][0, 0] = float("nan")
     return made
 
 
-def make(callbacks=(), *, compile, optimizer=partial(torch.optim.AdamW, lr=0.01), model=None, loss=loss, accumulate=1):
+def make(callbacks=(), *, compile, optimizer=None, model=None, loss=loss, accumulate=1):
     model = model or network()
+    optimizer = optimizer or partial(torch.optim.AdamW, lr=0.01)
     step = Step(model, loss, optimizer(model.parameters()), compose(callbacks).step, CPU, compile)
     step.set_accumulation(accumulate)
     return step
@@ -59,7 +58,9 @@ def tensors(step):
 
 def assert_same(one, other, rtol=1e-5):
     for path, tensor in tensors(one).items():
-        torch.testing.assert_close(tensor, tensors(other)[path], rtol=rtol, atol=1e-6, msg=lambda m, p=path: f"{p}: {m}")
+        torch.testing.assert_close(
+            tensor, tensors(other)[path], rtol=rtol, atol=1e-6, msg=lambda m, p=path: f"{p}: {m}"
+        )
 
 
 def hooked(key="hooked", **hooks):
@@ -167,7 +168,10 @@ def test_two_parameter_groups_keep_their_own_settings():
 def test_an_optimizer_that_cannot_be_traced_gets_a_region_of_its_own(caplog):
     adafactor = partial(torch.optim.Adafactor, lr=0.01)
     callbacks = (every_hook(), ema(0.9), skip_nonfinite())
-    compiled, eager = make(callbacks, compile=True, optimizer=adafactor), make(callbacks, compile=False, optimizer=adafactor)
+    compiled, eager = (
+        make(callbacks, compile=True, optimizer=adafactor),
+        make(callbacks, compile=False, optimizer=adafactor),
+    )
 
     with caplog.at_level(logging.WARNING, "fncb"):
         train(compiled, batches((8, 8, 8, 8), nan_at=(2,)))
@@ -239,7 +243,10 @@ def test_accumulated_batches_make_the_update_of_one_large_batch(compile):
     data = batches((4, 4, 4, 4, 4, 4))
 
     train(parts, data, accumulate=2)
-    train(whole, [tuple(map(torch.cat, zip(one, two, strict=True))) for one, two in zip(data[::2], data[1::2], strict=True)])
+    train(
+        whole,
+        [tuple(map(torch.cat, zip(one, two, strict=True))) for one, two in zip(data[::2], data[1::2], strict=True)],
+    )
 
     for name, p in whole.params.items():
         torch.testing.assert_close(parts.params[name], p)
@@ -327,7 +334,7 @@ def test_a_plain_value_that_changes_in_the_model_is_noticed():
     assert (step.level, step.recompilations) == ("one graph", 1)
 
 
-def test_a_setting_that_changes_beside_the_learning_rate_takes_the_optimizer_out_of_the_graph(caplog):
+def test_a_setting_that_changes_beside_the_learning_rate_takes_the_optimizer_out_of_the_graph():
     step = make(compile=True, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9))
     reference = make(compile=False, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9))
     data = batches((8,) * 5)
@@ -355,7 +362,9 @@ def test_many_batch_shapes_share_one_graph_in_the_end():
 
 
 def test_the_means_of_an_epoch_are_weighted_by_batch_size_and_leave_skipped_batches_out():
-    step = make((skip_nonfinite(),), compile=False, model=nn.Linear(1, 1), loss=lambda model, x: model(x).mean() * 0 + x.mean())
+    step = make(
+        (skip_nonfinite(),), compile=False, model=nn.Linear(1, 1), loss=lambda model, x: model(x).mean() * 0 + x.mean()
+    )
     step.start_epoch(0)
 
     for x in (torch.full((1, 1), 1.0), torch.full((3, 1), 2.0), torch.full((5, 1), float("nan"))):
@@ -365,7 +374,9 @@ def test_the_means_of_an_epoch_are_weighted_by_batch_size_and_leave_skipped_batc
 
 
 def test_step_state_never_aliases_the_parameters():
-    step = make((Callback(key="same", step=StepHooks(init=dict, on_train_batch_end=lambda state, event: state)),), compile=False)
+    step = make(
+        (Callback(key="same", step=StepHooks(init=dict, on_train_batch_end=lambda state, event: state)),), compile=False
+    )
     before = step.states["same"]["3.bias"].clone()
 
     train(step, batches((8,)))

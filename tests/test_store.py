@@ -154,6 +154,22 @@ def test_overlapping_views_are_stored_as_copies(tmp_path):
     assert len({value.data_ptr() for name, value in back.items() if name != "e"}) == 4
 
 
+def test_a_tensor_and_its_conjugate_stay_apart(tmp_path):
+    number = torch.complex(torch.ones(2), torch.ones(2))
+    store.write(tmp_path / "a", [number, number.conj(), number])
+    back = store.read(tmp_path / "a")
+
+    assert same(back, [number, number.conj(), number])
+    assert back[0] is back[2]
+
+
+def test_what_was_read_does_not_depend_on_the_file(checkpoint):
+    weight = store.read(checkpoint)["model"]["conv.weight"]
+    checkpoint.write_bytes(b"\0" * checkpoint.stat().st_size)
+
+    assert torch.equal(weight, torch.arange(6.0).reshape(2, 3))
+
+
 def test_dotted_names_that_clash_stay_apart(tmp_path):
     tree = {"a": {"b.c": torch.zeros(1), "b": {"c": torch.ones(1)}}, "__metadata__": torch.ones(2)}
     store.write(tmp_path / "a", tree)
@@ -399,14 +415,14 @@ def test_a_free_name_gets_the_next_version_before_its_suffix(tmp_path):
 
 
 def test_checkpoints_are_ordered_by_step_and_attempt_never_by_time(tmp_path):
-    files = {"z": (8, 0), "b": (24, 0), "b-v10": (24, 0), "b-v9": (24, 0), "a": (24, 1), "none": None}
+    files = {"z": (8, 0), "old": (2, 9), "b": (24, 0), "b-v10": (24, 0), "b-v9": (24, 0), "a": (24, 1), "none": None}
     for i, (name, counts) in enumerate(files.items()):
         path = tmp_path / f"{name}.safetensors"
         store.write(path, dict(zip(("step", "attempt"), counts, strict=True)) if counts else {"x": 1})
         os.utime(path, (1000 - i, 1000 - i))
     (tmp_path / "notes.txt").write_text("")
 
-    assert [path.stem for path in store.checkpoints(tmp_path)] == ["a", "b-v10", "b-v9", "b", "z", "none"]
+    assert [path.stem for path in store.checkpoints(tmp_path)] == ["a", "b-v10", "b-v9", "b", "z", "old", "none"]
 
 
 def test_latest_passes_over_what_is_damaged_and_says_why(tmp_path):

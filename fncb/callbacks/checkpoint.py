@@ -39,7 +39,6 @@ class CheckpointState:
       step: of the last check, None before the first.
       validated: epoch of the last check at a validation, None before the first.
       asked: saves that are not on disk yet, in order.
-      answered: name that was asked for by the save that came on disk last.
       paused: whether validations are no checks now: those of a sanity check, or of a run that does not train.
     """
 
@@ -52,7 +51,6 @@ class CheckpointState:
     step: int | None = None
     validated: int | None = None
     asked: tuple[Asked, ...] = ()
-    answered: str | None = None
     paused: bool = False
 
 
@@ -205,15 +203,10 @@ def checkpoint(
             if ask.path != event.requested:
                 continue
             later = state.asked[i + 1 :]  # saves are answered in order: an earlier one has failed
-            state, gone = keep(attrs.evolve(state, asked=later, answered=ask.path), ask, event.path)
+            state, gone = keep(attrs.evolve(state, asked=later), ask, event.path)
             told = [Print(f"{who}: saved {event.path}")] if verbose else []
             mine = [path for path in gone if path and path != event.path and PurePath(path).is_relative_to(folder)]
             return emit(state, *told, *map(Delete, mine))
-        if (event.requested, event.epoch, event.step) == (state.answered, state.epoch, state.step):
-            raise ValueError(
-                f"{who}: no other callback may save under the same name, got two that asked for {event.requested!r}. "
-                "Pass a `filename=` or `dirpath` of its own to one of them."
-            )
         return state
 
     def on_train_end(state: CheckpointState, event: ev.TrainEnd) -> Any:

@@ -49,7 +49,8 @@ def csv(path: str | Path) -> Sink:
 
     def write() -> None:
         rows = [
-            {"epoch": event.epoch, "step": event.step, "seconds": event.seconds, **metrics} for metrics, event in waiting
+            {"epoch": event.epoch, "step": event.step, "seconds": event.seconds, **metrics}
+            for metrics, event in waiting
         ]
         waiting.clear()
         fresh = not path.exists() or not path.stat().st_size

@@ -78,7 +78,6 @@ def test_each_file_is_remembered_with_its_score():  # F36
         epoch=2,
         step=15,
         validated=2,
-        answered=at(2)[0],
     )
 
 
@@ -104,7 +103,7 @@ def test_without_a_metric_the_newest_is_kept():  # F31
 
     assert run.of(Save) == tuple(map(Save, at(0, 1, 2)))
     assert run.files == at(2)
-    assert run.state == CheckpointState(best_model_path=at(2)[0], epoch=2, step=15, answered=at(2)[0])
+    assert run.state == CheckpointState(best_model_path=at(2)[0], epoch=2, step=15)
 
 
 def test_without_a_metric_all_can_be_kept():
@@ -302,18 +301,15 @@ def test_the_files_of_others_are_left_alone():
     assert best.transition(state, ev.Saved(path="d/other.safetensors", requested="d/other.safetensors")) == (state, ())
 
 
-def test_another_that_saves_under_the_same_name_is_an_error():
-    # both hear both `Saved`, so neither could tell which file is its own, and would delete the other's
-    both = compose(checkpoint("d", monitor="val_loss"), checkpoint("d", monitor="acc", mode="max"))
-    events = [ev.ValidationEnd(step=5, metrics={"val_loss": 1.0, "acc": 0.5})]
-
-    with pytest.raises(ValueError, match=r"no other callback may save under the same name.*`filename=` or `dirpath`"):
-        fold(both, events)
-
-    apart = compose(
-        checkpoint("d", monitor="val_loss"), checkpoint("d", monitor="acc", mode="max", filename="acc-{epoch}-{step}")
+def test_two_in_one_folder_keep_to_their_own_files():
+    both = compose(
+        checkpoint("d", monitor="val_loss"), checkpoint("d", monitor="loss_epoch", save_on_train_epoch_end=True)
     )
-    assert fold(apart, events).files == (*at(0), "d/acc-epoch=0-step=5.safetensors")
+    run = fold(both, training(2, 5, values=(2.0, 1.0)))  # `loss_epoch` does not improve
+
+    assert run.files == ("d/epoch=0-step=5-v1.safetensors", *at(1))
+    assert run.state["checkpoint(loss_epoch)"].best_k_models == {"d/epoch=0-step=5-v1.safetensors": 1.0}
+    assert run.state["checkpoint(val_loss)"].best_k_models == {at(1)[0]: 1.0}
 
 
 def test_files_of_an_earlier_folder_are_not_deleted():

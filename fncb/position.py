@@ -1,0 +1,95 @@
+"""Where a run is: what is saved beside the model so that it goes on exactly there."""
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from fncb.events import Metrics
+
+
+@attrs.define
+class Position:
+    """Where in the run the loop is; saved, so that a run goes on from there.
+
+    Attributes:
+      epoch: 0-based, the one under way.
+      step: optimizer steps made.
+      batches: batches of this epoch that are done.
+      in_window: batches of the accumulation window that are done.
+      total_batches: batches of the whole run that are done.
+      accumulate: batches per optimizer step.
+      epoch_is_over: whether the last batch of the epoch is done or under way.
+      validated: the metrics of this epoch's last validation.
+      phase: the event before which everything is done, by class name; "" before an epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    batches: int = 0
+    in_window: int = 0
+    total_batches: int = 0
+    accumulate: int = 1
+    epoch_is_over: bool = False
+    validated: Metrics = attrs.field(factory=Metrics)
+    phase: str = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data; reads the metrics."""
+        plain = {field.name: getattr(self, field.name) for field in attrs.fields(Position)}
+        return {**plain, "validated": dict(self.validated)}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        for name, value in saved.items():
+            setattr(self, name, value)
+        self.validated = Metrics(saved["validated"])
+
+
+class RandomState:
+    """The random state of torch, Python and numpy, now and as it was when the epoch's batches began."""
+
+    def __init__(self) -> None:
+        self.at_epoch = self.now()
+
+    @staticmethod
+    def now() -> dict[str, Any]:
+        """The state of every generator that is in use."""
+        numpy = sys.modules.get("numpy")
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "python": random.getstate(),
+            "numpy": numpy and _numpy_state(numpy),
+        }
+
+    @staticmethod
+    def put_back(state: Mapping[str, Any]) -> None:
+        """Sets every generator to what `now` gave."""
+        torch.set_rng_state(state["torch"])
+        if state["cuda"]:
+            torch.cuda.set_rng_state_all(state["cuda"])
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        if state["numpy"] is not None:
+            import numpy
+
+            kind, key, *rest = state["numpy"]
+            numpy.random.set_state((kind, key.numpy(), *rest))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both moments."""
+        return {"now": self.now(), "at_epoch": self.at_epoch}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave; to be done last, as loading other things may draw."""
+        self.at_epoch = saved["at_epoch"]
+        self.put_back(saved["now"])
+
+
+def _numpy_state(numpy: Any) -> tuple[Any, ...]:
+    kind, key, *rest = numpy.random.get_state()
+    return kind, torch.from_numpy(key.copy()), *rest

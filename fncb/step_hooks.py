@@ -1,0 +1,145 @@
+"""The half of a callback that runs inside the compiled step, and its composition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+
+import attrs
+
+from fncb import events as ev
+from fncb.emit import Emit, Hook, S, emit
+from fncb.fields import hook_names, must_be_callable, refuse_unknown
+from fncb.tree import leaves
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Params: TypeAlias = "Mapping[str, Tensor]"
+
+
+@attrs.frozen(kw_only=True)
+class StepHooks(Generic[S]):
+    """The half of a callback that runs inside the compiled step.
+
+    A step hook has the signature of any hook, `(state, event) -> state` or `-> emit(state, ...)`. Its state is a tree
+    of tensors whose shapes and dtypes never change; the event's counters are 0-d tensors. It may not branch on the
+    value of a tensor (use `torch.where`), and it may draw from torch's default generator.
+
+    Attributes:
+      init: the first state, from the mapping of parameter name to tensor.
+    """
+
+    init: Callable[[Params], S]
+    on_train_batch_start: Hook[S, ev.TrainBatchStart] = None
+    on_before_backward: Hook[S, ev.BeforeBackward] = None
+    on_after_backward: Hook[S, ev.AfterBackward] = None
+    on_before_optimizer_step: Hook[S, ev.BeforeOptimizerStep] = None
+    on_before_zero_grad: Hook[S, ev.BeforeZeroGrad] = None
+    on_after_optimizer_step: Hook[S, ev.AfterOptimizerStep] = None
+    on_train_batch_end: Hook[S, ev.TrainBatchEnd] = None
+
+    def __new__(cls, **fields: Any) -> StepHooks[S]:
+        """Refuses unknown fields before `__init__` does, with a better message."""
+        refuse_unknown(cls, "StepHooks", fields)
+        return object.__new__(cls)
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("init", *hook_names(self)):
+            must_be_callable("StepHooks", name, getattr(self, name))
+
+
+def compose_step_hooks(parts: list[tuple[str, StepHooks[Any]]]) -> StepHooks[Any] | None:
+    """The step hooks of several callbacks as one, their states by key; None if there are none."""
+    if not parts:
+        return None
+    hooks = {
+        name: _in_step_order([(key, getattr(step, name)) for key, step in parts if getattr(step, name)], name)
+        for name in map(ev.hook_name, ev.IN_STEP)
+        if any(getattr(step, name) for _, step in parts)
+    }
+
+    def init(params: Params) -> dict[str, Any]:
+        states = {key: step.init(params) for key, step in parts}
+        for key, state in states.items():
+            _must_be_tensors(key, "init", state)
+        return states
+
+    return StepHooks(init=init, **hooks)
+
+
+def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any, Any], Emit[Any]]:
+    """Runs step hooks in order: each sees what those before it replaced. `skip` is collected by key."""
+
+    def hook(states: Mapping[str, Any], event: Any) -> Emit[Any]:
+        states, replaced, metrics, skip = dict(states), {}, {}, {}
+        for key, listener in listeners:
+            who = f"{key}: step hook {name}"
+            out = listener(states[key], event)
+            out = out if type(out) is Emit else Emit(out)
+            _same_tensors(who, states[key], out.state)
+            if out.effects:
+                raise TypeError(f"{who} must not return effects, got {out.effects[0]!r}. Publish a metric instead.")
+            given = dict(out.replaced)
+            published = given.pop("metrics", {})
+            for metric, value in published.items():
+                _must_be_tensors(who, f"metric {metric!r}", value)
+                if metric in metrics or metric in _event_metrics(event):
+                    raise ValueError(f"{who} publishes {metric!r}, got that name twice. Give one of them another name.")
+            metrics.update(published)
+            if "skip" in given:
+                skip[key] = given.pop("skip")
+            for field, value in given.items():
+                _replaceable(who, event, field, value)
+            replaced.update(given)
+            event = attrs.evolve(event, **given) if given else event
+            states[key] = out.state
+        return emit(states, metrics=metrics, skip=skip, **replaced)
+
+    hook.__name__ = name
+    return hook
+
+
+def _event_metrics(event: Any) -> Mapping[str, Any]:
+    """The metrics that an event carries, none for one without that field."""
+    return getattr(event, "metrics", {})
+
+
+_REPLACEABLE = {
+    ev.TrainBatchStart: "batch",
+    ev.BeforeBackward: "loss",
+    ev.AfterBackward: "grads",
+    ev.BeforeOptimizerStep: "grads",
+    ev.AfterOptimizerStep: "params",
+}
+
+
+def _replaceable(who: str, event: Any, field: str, value: Any) -> None:
+    allowed = _REPLACEABLE.get(type(event))
+    if field != allowed:
+        raise TypeError(f"{who} may replace {allowed or 'nothing'}, got {field!r}. It may also give metrics and skip.")
+    if field != "batch":
+        _same_tensors(f"{who}, replacing {field},", getattr(event, field), value)
+
+
+def _must_be_tensors(who: str, what: str, tree: Any) -> None:
+    for path, leaf in leaves(tree):
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "data_ptr"):
+            where = f" at {path!r}" if path else ""
+            raise TypeError(
+                f"{who}: {what} must hold tensors only, got {leaf!r}{where}. Make it a tensor, or keep it on the host."
+            )
+
+
+def _same_tensors(who: str, old: Any, new: Any) -> None:
+    if new is None and old is not None:
+        raise TypeError(f"{who} must return its state, got None. Return the state, or emit(state, ...).")
+    _must_be_tensors(who, "what it returns", new)
+    before, after = dict(leaves(old)), dict(leaves(new))
+    if before.keys() != after.keys():
+        raise TypeError(f"{who} must keep the structure {list(before)}, got {list(after)}.")
+    for path, leaf in before.items():
+        was, now = (tuple(leaf.shape), leaf.dtype), (tuple(after[path].shape), after[path].dtype)
+        if was != now:
+            where = f" of {path!r}" if path else ""
+            raise TypeError(f"{who} must keep shape and dtype{where}, got {now} instead of {was}. Convert the result.")
