@@ -169,7 +169,7 @@ def compose(*callbacks: Callback[Any] | Iterable[Callback[Any]]) -> Callback[Map
                 f"compose: keys must be unique, got two callbacks with the key {key!r}. Keys name the saved state. "
                 "Pass `key=` to one of them."
             )
-    hooks = {name: _in_order(listeners) for name in ev.HOOKS if (listeners := _listeners(parts, name))}
+    hooks: dict[str, Any] = {name: _in_order(listeners) for name in ev.HOOKS if (listeners := _listeners(parts, name))}
     declared = [part.emits for part in parts]
     return Callback(
         key="compose",
@@ -201,18 +201,18 @@ def _in_order(listeners: tuple[tuple[Callback[Any], Any], ...]) -> Callable[[Any
 def _fold(
     listeners: tuple[tuple[Callback[Any], Any], ...], states: Mapping[str, Any], event: ev.Event
 ) -> tuple[Mapping[str, Any], tuple[Effect, ...]]:
-    after, effects = states, ()
+    changed: dict[str, Any] | None = None
+    effects: tuple[Effect, ...] = ()
     for part, hook in listeners:
-        key = part.key
-        state = states[key]
+        state = states[part.key]
         new, asked = _heard(part, hook, state, event)
         if new is not state:
-            if after is states:
-                after = dict(states)
-            after[key] = new
+            if changed is None:
+                changed = dict(states)
+            changed[part.key] = new
         if asked:
             effects += asked
-    return after, effects
+    return (states if changed is None else changed), effects
 
 
 def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple[Any, tuple[Effect, ...]]:
@@ -243,4 +243,4 @@ def note(error: BaseException, text: str) -> None:
     if sys.version_info >= (3, 11):
         error.add_note(text)
     else:
-        error.__notes__ = [*getattr(error, "__notes__", ()), text]
+        setattr(error, "__notes__", [*getattr(error, "__notes__", ()), text])  # noqa: B010 - unknown to 3.10's types

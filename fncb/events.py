@@ -41,7 +41,9 @@ class Metrics(Mapping[str, float]):
 
     __slots__ = ("_values", "_names", "_pending")
 
-    def __init__(self, values: Mapping[str, float] | None = None, names: tuple[str, ...] = (), pending: Any = None):
+    def __init__(
+        self, values: Mapping[str, float | None] | None = None, names: tuple[str, ...] = (), pending: Any = None
+    ):
         """Takes host `values`, and `names` for a `pending` 1-d tensor of the same length that is read when needed.
 
         A name may stand in `values` too, to give its place in the order.
@@ -55,8 +57,10 @@ class Metrics(Mapping[str, float]):
         if self._pending is None:
             return
         if host is None:
-            host = self._pending.tolist()  # waits for the device: the only line in the loop that does
-        self._values.update(zip(self._names, host, strict=True))
+            values = self._pending.tolist()  # waits for the device: the only line in the loop that does
+        else:
+            values = host
+        self._values.update(zip(self._names, values, strict=True))
         self._names, self._pending = (), None
 
     def with_values(self, values: Mapping[str, float]) -> "Metrics":

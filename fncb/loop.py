@@ -195,14 +195,15 @@ def fit(
 
     def train_epoch(goes_on: bool) -> None:
         """Trains an epoch; `goes_on` in the middle of one, at the position and random state of a checkpoint."""
+        now = randomness.now()
         if goes_on:
-            now = randomness.now()
             randomness.put_back(randomness.at_epoch)
         else:
             at.batches, at.in_window, at.validated, at.epoch_is_over = 0, 0, ev.Metrics(), False
             step.start_epoch(at.epoch)
-            if hasattr(getattr(train, "sampler", None), "set_epoch"):
-                train.sampler.set_epoch(at.epoch)
+            sampler: Any = getattr(train, "sampler", None)
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(at.epoch)
             randomness.at_epoch = randomness.now()
             at.phase = "TrainEpochStart"
             fire(ev.EpochStart)
@@ -328,12 +329,14 @@ _IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOpt
 _AT_UPDATE = (ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
 
 
-def _evaluate(stage: str, task: Task, loader: Iterable[Any], where: torch.device, fire: Any) -> ev.Metrics:
+def _evaluate(stage: str, task: Task, loader: Any, where: torch.device, fire: Any) -> ev.Metrics:
     """One pass over a loader in eval mode; the means stay on the device."""
     model, measure = task.model, task.validate or task.loss
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    names, sums, samples = (), None, 0
+    names: tuple[str, ...] = ()
+    sums: Any = None
+    samples = 0
     try:
         fire(ev.ValidationStart, batches=data.count(loader))
         fire(ev.ValidationEpochStart)
@@ -361,7 +364,9 @@ def _guarded(stage: str, fire: Any, body: Callable[[], T]) -> T:
     try:
         result = body()
     except BaseException as error:
-        told = [(ev.ExceptionRaised, {"exception": error, "error": type(error).__name__, "message": str(error)})]
+        told: list[tuple[type[ev.Event], dict[str, Any]]] = [
+            (ev.ExceptionRaised, {"exception": error, "error": type(error).__name__, "message": str(error)})
+        ]
         if isinstance(error, KeyboardInterrupt):
             told.insert(0, (ev.KeyboardInterrupted, {}))
         for kind, fields in [*told, (ev.Teardown, {"stage": stage})]:

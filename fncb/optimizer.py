@@ -55,7 +55,7 @@ def traced_update(
     Raises:
       Untraceable: if it keeps something else than tensors, or has hooks of its own.
     """
-    step = type(optimizer).step
+    step: Any = type(optimizer).step
     while hasattr(step, "__wrapped__"):
         step = step.__wrapped__
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:

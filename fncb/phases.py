@@ -129,10 +129,12 @@ def _accumulate(carry: dict[str, Any], scratch: Scratch, update: bool) -> None:
 
 def move(scratch: Scratch, tensors: list[Tensor], update: Callable[[], None]) -> None:
     """Runs `update`, which moves `tensors` in place, and puts them back where the update is to be left out."""
-    old = [] if scratch.stop is None else [tensor.clone() for tensor in tensors]
+    stop = scratch.stop
+    old = [] if stop is None else [tensor.clone() for tensor in tensors]
     update()
-    for tensor, was in zip(tensors, old, strict=False):
-        tensor.copy_(torch.where(scratch.stop, was, tensor))
+    if stop is not None:
+        for tensor, was in zip(tensors, old, strict=True):
+            tensor.copy_(torch.where(stop, was, tensor))
 
 
 def after_update(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, batch: Any, updated: bool) -> Tensor:
@@ -143,15 +145,17 @@ def after_update(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, batc
         before = scratch.states
         replaced = heard(hooks, held, scratch, ev.AfterOptimizerStep, params=params, grads=scratch.grads, batch=batch)
         scratch.states = put_back(scratch.stop, before, scratch.states, keep=())
-        for name, value in replaced.get("params", {}).items():
-            params[name].copy_(value if scratch.stop is None else torch.where(scratch.stop, params[name], value))
+        moved = put_back(scratch.stop, params, replaced.get("params", params), keep=())
+        for name, value in moved.items():
+            if value is not params[name]:
+                params[name].copy_(value)
     before = scratch.states
     metrics = {"loss": scratch.loss, **scratch.from_loss, **scratch.published}
     heard(hooks, held, scratch, ev.TrainBatchEnd, params=params, batch=batch, metrics=metrics)
     scratch.states = put_back(scratch.skip, before, scratch.states, keep=())
 
-    for name, was in scratch.buffers.items():
-        if scratch.skip is not None:
+    if scratch.skip is not None:
+        for name, was in scratch.buffers.items():
             held["buffers"][name].copy_(torch.where(scratch.skip, was, held["buffers"][name]))
     map_leaves(lambda old, new: old.copy_(new), held["states"], scratch.states)
     dtype = carry["share"].dtype

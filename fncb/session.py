@@ -155,7 +155,7 @@ class Session:
         finally:
             self._busy = False
 
-    def _hear(self, event: ev.Event) -> tuple[Effect, ...]:
+    def _hear(self, event: Any) -> tuple[Effect, ...]:
         kind = type(event)
         if event.seconds == 0.0:
             event = attrs.evolve(event, seconds=self.seconds)
@@ -164,7 +164,7 @@ class Session:
         self.state, effects = self.callbacks.transition(self.state, event)
         self._last = event
         if self._record is not None and (kind not in _PER_BATCH or self.callbacks.hears(kind)):
-            self._recorder = self._recorder or self._open_recorder()
+            self._recorder = self._recorder or self._open_recorder(self._record)
             self._recorder.event(event)
             for effect in effects:
                 self._recorder.effect(effect)
@@ -256,7 +256,7 @@ class Session:
                 thing.load_state_dict(snapshot[name])
         self._before, self._began = snapshot["seconds"], time.perf_counter()
         if self._record is not None:
-            self._recorder = self._open_recorder(snapshot["recorded"])
+            self._recorder = self._open_recorder(self._record, snapshot["recorded"])
         for saving in snapshot["saving"]:
             if Path(saving["path"]).exists():
                 counters = {name: snapshot[name] for name in ("epoch", "step", "seconds")}
@@ -264,13 +264,13 @@ class Session:
                 effects = self._hear(ev.Saved(**counters, **saving, bytes=size))
                 self._carry_out(tuple(effect for effect in effects if type(effect) is not Delete), self._last)
 
-    def _open_recorder(self, resume_at: int | None = None) -> Recorder:
+    def _open_recorder(self, path: str | Path, resume_at: int | None = None) -> Recorder:
         header = {
             "fncb": store.version(),
             "keys": [part.key for part in self.callbacks.parts or ()],
             "configs": {part.key: dict(part.config) for part in self.callbacks.parts or ()},
             "recorded": [kind.__name__ for kind in ev.HOOKS.values() if self.wants(kind)],
         }
-        recorder = Recorder(self._record, header, resume_at=resume_at)
+        recorder = Recorder(path, header, resume_at=resume_at)
         self.recording = Path(recorder.path)
         return recorder

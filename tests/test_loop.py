@@ -369,9 +369,10 @@ def full_task():
     )
 
 
-@pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize(
-    "saving", [{"every_n_train_steps": 1}, {"every_n_epochs": 1}], ids=["each step", "each validation"]
+    ("saving", "compile"),
+    [({"every_n_train_steps": 1}, False), ({"every_n_epochs": 1}, False), ({"every_n_train_steps": 1}, True)],
+    ids=["each step", "each validation", "each step, compiled"],
 )
 def test_a_run_that_goes_on_equals_one_that_was_never_cut(tmp_path, saving, compile):
     settings = {"max_epochs": 3, "accumulate_grad_batches": 2, "val_check_interval": 2, "compile": compile, "seed": 7}
