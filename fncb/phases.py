@@ -10,6 +10,7 @@ update. The state of a callback that asked to skip is kept, so that it can count
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -176,8 +177,9 @@ def put_back(flag: Tensor | None, before: Any, after: Any, keep: Any) -> Any:
     """States as they were where `flag` says so, but for the keys in `keep`."""
     if flag is None or after is before:
         return after
+    where = partial(torch.where, flag)
     return {
-        key: state if key in keep else map_leaves(lambda new, old: torch.where(flag, old, new), state, before[key])
+        key: state if key in keep else map_leaves(lambda new, old: where(old, new), state, before[key])
         for key, state in after.items()
     }
 

@@ -219,15 +219,16 @@ class Session:
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that a checkpoint holds, as nested plain data and tensors."""
-        last = self._last
-        recorder = self._recorder
+        last, recorder = self._last, self._recorder
+        if recorder is not None:
+            recorder.flush(durable=True)  # what the checkpoint goes on after must outlive it
         return {
             "epoch": last.epoch,
             "step": last.step,
             "seconds": last.seconds,
             "event": type(last).__name__,
             "metrics": dict(getattr(last, "metrics", {})),
-            "recorded": None if recorder is None else recorder.lines,
+            "recorded": None if recorder is None else {"name": recorder.path.name, "lines": recorder.lines},
             "logged": dict(self.logged),
             "saving": list(self._saving),
             "callbacks": state_dict(self.state),
@@ -255,14 +256,19 @@ class Session:
             if name in snapshot:
                 thing.load_state_dict(snapshot[name])
         self._before, self._began = snapshot["seconds"], time.perf_counter()
-        if self._record is not None:
-            self._recorder = self._open_recorder(self._record, snapshot["recorded"])
+        if self._record is not None and snapshot["recorded"] is not None:
+            self._go_on_recording(Path(self._record), **snapshot["recorded"])
         for saving in snapshot["saving"]:
             if Path(saving["path"]).exists():
                 counters = {name: snapshot[name] for name in ("epoch", "step", "seconds")}
                 size = Path(saving["path"]).stat().st_size
                 effects = self._hear(ev.Saved(**counters, **saving, bytes=size))
                 self._carry_out(tuple(effect for effect in effects if type(effect) is not Delete), self._last)
+
+    def _go_on_recording(self, path: Path, name: str, lines: int) -> None:
+        """Goes on in the file that the saved run wrote, if that is what `record=` means; else a new one is begun."""
+        if name == path.name or name.startswith(f"{path.stem}-v"):
+            self._recorder = self._open_recorder(path.with_name(name), lines)
 
     def _open_recorder(self, path: str | Path, resume_at: int | None = None) -> Recorder:
         header = {

@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import fncb
 from fncb import events as ev
+from fncb import store
 from fncb.callback import Callback, StepHooks, compose, emit
 from fncb.callbacks import checkpoint, clip_grad_norm, early_stop, ema, lr_monitor, skip_nonfinite
 from fncb.effects import Delete, Save, SetAccumulation, SetLR, Skip, Stop, Validate
 from fncb.loop import fit, validate
 from fncb.recording import read
+from fncb.session import Session
 from fncb.task import Task
 from fncb.tree import leaves
 
@@ -439,6 +441,34 @@ def test_a_recording_of_a_resumed_run_reads_as_one_run(tmp_path):
     steps = [event.step for event in recording.events if isinstance(event, ev.TrainBatchEnd)]
     assert steps == list(range(1, 16))
     assert fncb.replay(everything(tmp_path, **saving), recording).state == second.state
+
+
+def test_a_run_goes_on_in_its_own_recording_and_leaves_that_of_another_alone(tmp_path):
+    log = tmp_path / "events.jsonl"
+    run(task(), data(), record=log)
+    other = log.read_bytes()
+    own = run(task(), data(), callbacks=checkpoint(tmp_path), record=log)
+
+    again = run(task(), data(), callbacks=checkpoint(tmp_path), record=log, resume="last", max_epochs=2)
+    elsewhere = run(
+        task(), data(), callbacks=checkpoint(tmp_path), record=tmp_path / "b.jsonl", resume="last", max_epochs=3
+    )
+
+    assert own.recording == again.recording == tmp_path / "events-v1.jsonl"
+    assert elsewhere.recording == tmp_path / "b.jsonl"
+    assert log.read_bytes() == other
+    assert [event.step for event in read(again.recording).events if isinstance(event, ev.TrainBatchEnd)] == [1, 2, 3, 4]
+
+
+def test_a_run_that_was_killed_right_after_a_save_goes_on_in_its_recording(tmp_path):
+    killed = Session(checkpoint(tmp_path), record=tmp_path / "events.jsonl")
+    killed(ev.TrainEpochEnd(epoch=0, step=2))  # saved; closed only at the end of this test
+
+    with Session(checkpoint(tmp_path), record=tmp_path / "events.jsonl") as again:
+        again.load(store.read(tmp_path / "epoch=0-step=2.safetensors"))
+
+    assert [type(event) for event in read(tmp_path / "events.jsonl").events] == [ev.TrainEpochEnd, ev.Saved]
+    killed.close()
 
 
 def test_live_and_replayed_runs_agree_in_states_and_effects(tmp_path):

@@ -66,6 +66,28 @@ def test_a_save_is_answered_once_it_is_on_disk_with_its_real_name(tmp_path):
     assert path.read_bytes() == b"taken"
 
 
+def test_two_saves_under_one_name_are_refused(tmp_path):
+    twice = [asks(Save(str(tmp_path / "a.safetensors")), key=key) for key in ("one", "two")]
+
+    with Session(twice) as session, pytest.raises(ValueError, match="must have names of their own"):
+        session(ValidationEnd())
+
+
+def test_going_on_from_a_file_deletes_none_that_came_after_it(tmp_path):
+    best = checkpoint(tmp_path, monitor="val_loss", filename="best")
+    with Session(best) as first:
+        first(ValidationEnd(step=1, metrics={"val_loss": 2.0}))
+        first(ValidationEnd(step=2, metrics={"val_loss": 1.0}))
+    (older,) = tmp_path.iterdir()
+    (tmp_path / "best.safetensors").write_bytes(b"another run's")
+
+    with Session(best) as again:
+        again.load(store.read(older))
+
+    assert older.exists()
+    assert (tmp_path / "best.safetensors").read_bytes() == b"another run's"
+
+
 def test_deleting_what_is_gone_is_no_error(tmp_path):
     with Session(asks(Delete(str(tmp_path / "gone.safetensors")))) as session:
         session(ValidationEnd())
@@ -197,6 +219,19 @@ def test_where_there_is_no_terminal_a_part_that_is_done_is_one_plain_line():
     screen.close()
 
     assert file.getvalue() == "epoch 0: 4/4 batches, step 4, 0.0 s, loss 0.25\n"
+
+
+def test_a_validation_in_the_middle_of_an_epoch_shares_its_bar():
+    screen, file = paper(terminal=True)
+
+    screen.render(Render("epoch 0", completed=1, total=4), TrainBatchEnd(step=1))
+    screen.render(Render("validation", completed=1, total=2), TrainBatchEnd(step=1))
+    screen.render(Render("epoch 0", completed=4, total=4, done=True), TrainEpochEnd(step=4))
+    screen.close()
+
+    last = file.getvalue().rsplit("epoch 0", 1)[1]
+    assert "4/4" in last
+    assert "validation" not in last
 
 
 def test_on_a_terminal_there_is_a_bar():
