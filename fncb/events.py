@@ -63,6 +63,11 @@ class Metrics(Mapping[str, float]):
         self._values.update(zip(self._names, values, strict=True))
         self._names, self._pending = (), None
 
+    def as_dict(self) -> dict[str, Any]:
+        """The values as they are kept, all read; not to be changed."""
+        self.resolve()
+        return self._values
+
     def with_values(self, values: Mapping[str, float]) -> "Metrics":
         """These metrics and, where the names are not taken, `values`; reads nothing."""
         return Metrics(

@@ -83,7 +83,7 @@ def fit(
     Example:
       >>> import torch
       >>> from functools import partial
-      >>> torch.manualseed_everything(0)  # doctest: +ELLIPSIS
+      >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
       <torch...>
       >>> task = Task(torch.nn.Linear(2, 1), loss=lambda model, batch: model(batch).square().mean(),
       ...             optimizer=partial(torch.optim.SGD, lr=0.1))
@@ -131,7 +131,6 @@ def fit(
     )
     wants = {kind: session.wants(kind) for kind in ev.HOOKS.values()}
     in_step = [kind for kind in _IN_STEP if wants[kind]]
-    latest = ev.Metrics()  # of the last batch
 
     def fire(kind: type[ev.Event], **fields: Any) -> None:
         if wants[kind]:
@@ -154,10 +153,10 @@ def fit(
 
     def validation() -> None:
         at.validated = _evaluate("validate", task, val, where, fire)
+        if isinstance(schedule, ReduceLROnPlateau):  # before hooks hear of it, so that a checkpoint has it
+            advance_schedule(task.schedule_interval, at.validated)
         at.phase = "ValidationEnd"
         fire(ev.ValidationEnd, metrics=at.validated)
-        if isinstance(schedule, ReduceLROnPlateau):
-            advance_schedule(task.schedule_interval, at.validated)
 
     def validation_is_due() -> bool:
         if val is None or (check_val_every_n_epoch and (at.epoch + 1) % check_val_every_n_epoch):
@@ -167,23 +166,23 @@ def fit(
         return (at.total_batches if check_val_every_n_epoch is None else at.batches) % interval == 0
 
     def train_batch(batch: Any) -> None:
-        nonlocal latest
         batch, batch_idx = data.to_device(batch, where), at.batches
         if wants[ev.TrainBatchStart]:
             fire(ev.TrainBatchStart, batch_idx=batch_idx, batch=batch, metrics=lrs())
-        latest = ev.Metrics()
+        at.latest = ev.Metrics()
         if not asked.pop(Skip, False):
             first = at.in_window == 0
             if first:
                 step.set_accumulation(at.accumulate)
             update = at.epoch_is_over or at.in_window + 1 >= at.accumulate
-            latest = step(batch, update, first)
+            at.latest = step(batch, update, first)
             at.in_window = 0 if update else at.in_window + 1
             for kind in in_step:
-                if (first or kind is not ev.BeforeZeroGrad) and (update or kind not in _AT_UPDATE):
+                if (first or kind is not ev.BeforeZeroGrad) and (update or kind is not ev.BeforeOptimizerStep):
                     fire(kind, batch_idx=batch_idx)
             if update:
                 at.step += 1
+                fire(ev.AfterOptimizerStep, batch_idx=batch_idx)
                 advance_schedule("step")
         at.batches += 1
         at.total_batches += 1
@@ -191,7 +190,7 @@ def fit(
             advance_schedule("epoch")
         at.phase = "TrainBatchEnd"
         if wants[ev.TrainBatchEnd]:
-            fire(ev.TrainBatchEnd, batch_idx=batch_idx, batch=batch, metrics=latest)
+            fire(ev.TrainBatchEnd, batch_idx=batch_idx, batch=batch, metrics=at.latest)
 
     def train_epoch(goes_on: bool) -> None:
         """Trains an epoch; `goes_on` in the middle of one, at the position and random state of a checkpoint."""
@@ -223,23 +222,26 @@ def fit(
             if asked.pop(Validate, False) or validation_is_due():
                 validation()
 
+    def end_epoch() -> None:
+        fire(ev.EpochEnd)
+        if at.epoch_is_over:  # not so when the run was stopped in the middle of it
+            at.epoch, at.phase = at.epoch + 1, ""
+
     def train_epochs() -> None:
-        goes_on = at.phase != "" and not (at.phase == "TrainEpochEnd" and at.epoch_is_over)
-        if at.phase == "TrainEpochEnd" and at.epoch_is_over:
-            at.epoch += 1
+        goes_on = at.phase != ""
         while not finished() and (max_epochs < 0 or at.epoch < max_epochs):
             train_epoch(goes_on)
             goes_on = False
             at.phase = "TrainEpochEnd"
-            fire(ev.TrainEpochEnd, metrics=_joined(latest, step.means(), at.validated, lrs()))
-            fire(ev.EpochEnd)
-            if at.epoch_is_over:
-                at.epoch, at.phase = at.epoch + 1, ""
+            fire(ev.TrainEpochEnd, metrics=_joined(at.latest, step.means(), at.validated, lrs()))
+            end_epoch()
 
-    def train_from_the_start_or_checkpoint() -> Path | None:
+    def run() -> Path | None:
         path = None if resume is None else newest_checkpoint(resume, callbacks)
         if path is not None:  # before the first event, so that states and recording go on in one line
             session.load(store.read(path))
+            if at.phase == "TrainEpochEnd":
+                end_epoch()
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
         fire(ev.InitStart)
         fire(ev.InitEnd)
@@ -248,7 +250,7 @@ def fit(
         if path is not None:
             fire(ev.LoadCheckpoint, path=str(path))
         fire(ev.FitStart)
-        if not finished() and at.epoch != max_epochs:
+        if not finished() and (max_epochs < 0 or at.epoch < max_epochs):
             fire(ev.TrainStart, metrics=lrs())
             train_epochs()
             fire(ev.TrainEnd)
@@ -256,8 +258,8 @@ def fit(
         return path
 
     with session:
-        resumed = _guarded("fit", fire, train_from_the_start_or_checkpoint)
-        metrics = {**_joined(latest, step.means(), at.validated, lrs()), **session.logged}
+        resumed = _guarded("fit", fire, run)
+        metrics = {**_joined(at.latest, step.means(), at.validated, lrs()), **session.logged}
     return Run(
         metrics=metrics,
         stopped=session.stopped,
@@ -325,8 +327,7 @@ def validate(
 
 
 _END = object()
-_IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
-_AT_UPDATE = (ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
+_IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep)
 
 
 def _evaluate(stage: str, task: Task, loader: Any, where: torch.device, fire: Any) -> ev.Metrics:

@@ -20,6 +20,7 @@ from fncb.events import HOOKS, Event, Metrics
 
 _FACTORY: Any = type(attrs.Factory(dict))
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 @attrs.frozen
@@ -33,6 +34,7 @@ class Notation:
       form: the record as it is written: it omits defaults and fills them in, and tells types.
       decode: reads a form and checks it.
       live: the fields of the form that are live.
+      metrics: where among the values the metrics are; None for a class without.
     """
 
     cls: type[Event | Effect]
@@ -40,6 +42,7 @@ class Notation:
     form: type[msgspec.Struct]
     decode: Callable[[bytes], Any]
     live: tuple[str, ...]
+    metrics: int | None
 
     def write(self, values: tuple[Any, ...]) -> bytes:
         """The JSON of a record from which `values` were taken.
@@ -49,12 +52,12 @@ class Notation:
           >>> notation.write(notation.take(ef.SetLR(float("inf"))))
           b'{"lr":"inf"}'
         """
-        try:
-            written = _encode(self.form(*[_host(value) if type(value) is Metrics else value for value in values]))
-        except (TypeError, UnicodeEncodeError):
-            written = b"null"
-        # What is rare is slow: msgspec writes null for numbers that are not finite, and refuses what is not plain.
-        return _encode(self.form(*map(_plain, values))) if b"null" in written else written
+        return _encode(self.form(*map(_plain, values)))
+
+    def formed(self, values: tuple[Any, ...]) -> msgspec.Struct:
+        """The form of a record from which `values` were taken, as they are; its metrics are read."""
+        at = self.metrics
+        return self.form(*values) if at is None else self.form(*values[:at], values[at].as_dict(), *values[at + 1 :])
 
     def read(self, fields: bytes) -> Event | Effect:
         """The record, equal to the one that was written.
@@ -104,7 +107,20 @@ def notation_of(cls: type) -> Notation:
         form=form,
         decode=msgspec.json.Decoder(form, strict=False).decode,  # not strict: "nan" is read as a float
         live=tuple(field.alias for field in fields if field.name in live),
+        metrics=next((i for i, field in enumerate(fields) if field.name == "metrics" and not is_effect), None),
     )
+
+
+def write_all(records: list[tuple[Notation, tuple[Any, ...]]]) -> list[bytes]:
+    """The lines of many records, `["Class",{...}]`, in one go."""
+    try:
+        written = _encode_lines([(notation.cls.__name__, notation.formed(values)) for notation, values in records])
+    except (TypeError, UnicodeEncodeError):
+        written = b"null"
+    # What is rare is slow: msgspec writes null for numbers that are not finite, and refuses what is not plain.
+    if b"null" in written:
+        return [b'["%s",%s]' % (notation.cls.__name__.encode(), notation.write(values)) for notation, values in records]
+    return written.split(b"\n")[:-1]
 
 
 def notation_named(name: str) -> Notation:
@@ -140,10 +156,6 @@ def _default(field: "attrs.Attribute[Any]") -> tuple[Any, ...]:
         return ()
     made = default.factory() if isinstance(default, _FACTORY) else default
     return ({} if type(made) is Metrics else made,)
-
-
-def _host(metrics: Metrics) -> dict[str, float]:
-    return {name: metrics[name] for name in metrics}
 
 
 def _plain(value: Any) -> Any:

@@ -23,6 +23,7 @@ class Position:
       total_batches: batches of the whole run that are done.
       accumulate: batches per optimizer step.
       epoch_is_over: whether the last batch of the epoch is done or under way.
+      latest: the metrics of the last batch.
       validated: the metrics of this epoch's last validation.
       phase: the event before which everything is done, by class name; "" before an epoch.
     """
@@ -34,19 +35,20 @@ class Position:
     total_batches: int = 0
     accumulate: int = 1
     epoch_is_over: bool = False
+    latest: Metrics = attrs.field(factory=Metrics)
     validated: Metrics = attrs.field(factory=Metrics)
     phase: str = ""
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data; reads the metrics."""
         plain = {field.name: getattr(self, field.name) for field in attrs.fields(Position)}
-        return {**plain, "validated": dict(self.validated)}
+        return {**plain, "latest": dict(self.latest), "validated": dict(self.validated)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         for name, value in saved.items():
             setattr(self, name, value)
-        self.validated = Metrics(saved["validated"])
+        self.latest, self.validated = Metrics(saved["latest"]), Metrics(saved["validated"])
 
 
 class RandomState:

@@ -21,10 +21,10 @@ import msgspec
 
 from fncb.effects import Effect
 from fncb.events import Event, Metrics
-from fncb.notation import Notation, notation_named, notation_of
+from fncb.notation import Notation, notation_named, notation_of, write_all
 
 FORMAT = 1
-BUFFERED = 512
+BUFFERED = 256
 """How many records are held back, to be encoded and written together."""
 
 _LONGEST_LINE = 1 << 20  # bytes
@@ -143,7 +143,7 @@ class Recorder:
             self._cut()
         else:
             self.path, self._file = _create(path)
-        self._append([("Header", _noting.encode({**header, "format": FORMAT}))])
+        self._append([_noting.encode(("Header", {**header, "format": FORMAT}))])
 
     @property
     def lines(self) -> int:
@@ -166,8 +166,8 @@ class Recorder:
 
     def flush(self, durable: bool = False) -> None:
         """Writes what is held back; if `durable`, waits until it is on the disk."""
-        _read_pending(value for _, values in self._buffer for value in values if type(value) is Metrics)
-        self._append([(notation.cls.__name__, notation.write(values)) for notation, values in self._buffer])
+        _read_pending(values[notation.metrics] for notation, values in self._buffer if notation.metrics is not None)
+        self._append(write_all(self._buffer))
         self._written += len(self._buffer)
         self._buffer.clear()
         if durable:
@@ -195,13 +195,16 @@ class Recorder:
             _log.warning("recording %s: its last %d bytes are torn and cut off", path, torn)
         self._written = resume_at
 
-    def _append(self, records: Iterable[tuple[str, bytes]]) -> None:
+    def _append(self, lines: Iterable[bytes]) -> None:
+        """Writes lines such as `["Class",{...}]`, each with its checksum before the bracket that closes it."""
         crc, data = self._crc, bytearray()
-        for name, fields in records:
-            body = b'["%s",%s' % (name.encode(), fields)
+        for line in lines:
+            body = line[:-1]
             crc = zlib.crc32(body, crc)
             if len(body) > _LONGEST_LINE - _AFTER_BODY:
-                raise ValueError(f"record: a line must have at most {_LONGEST_LINE} bytes, got {len(body)} of {name}.")
+                raise ValueError(
+                    f"record: a line must have at most {_LONGEST_LINE} bytes, got {len(body)} that begin {body[:40]!r}."
+                )
             data += b'%s,"%08x"]\n' % (body, crc)
         view = memoryview(data)
         try:

@@ -29,6 +29,10 @@ _PER_BATCH = frozenset(
 """Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
 
 
+_TO_SINKS = frozenset((ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd))
+"""Events whose metrics go to the sinks."""
+
+
 class Session:
     """Runs callbacks from any training loop.
 
@@ -133,7 +137,7 @@ class Session:
         return any(
             self.callbacks.hears(kind)
             or (self._record is not None and kind not in _PER_BATCH)
-            or (bool(self._sinks) and kind is ev.TrainBatchEnd)
+            or (bool(self._sinks) and kind in _TO_SINKS)
             for kind in event_types
         )
 
@@ -147,11 +151,11 @@ class Session:
             raise RuntimeError("Session: a hook must not send events, got one from inside a hook. Return an effect.")
         self._busy = True
         try:
-            queue = deque([event])
-            while queue:
-                effects = self._hear(queue.popleft())
-                if effects:
-                    queue.extend(self._carry_out(effects, self._last))
+            effects = self._hear(event)
+            if effects:
+                answers = deque(self._carry_out(effects, self._last))
+                while answers:
+                    answers.extend(self._carry_out(self._hear(answers.popleft()), self._last))
         finally:
             self._busy = False
 
@@ -173,7 +177,7 @@ class Session:
         return effects
 
     def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:
-        answers = []
+        answers: list[ev.Event] = []
         names = [effect.path for effect in effects if type(effect) is Save]
         if not isdistinct(names):
             raise ValueError(
@@ -211,7 +215,7 @@ class Session:
     def _to_sinks(self, kind: type[ev.Event], event: Any) -> None:
         if kind is ev.TrainBatchEnd and event.step % self._log_every:
             return
-        if kind in (ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd):
+        if kind in _TO_SINKS:
             for sink in self._sinks:
                 sink.log(event.metrics, event)
 

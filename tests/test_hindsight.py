@@ -147,9 +147,7 @@ def test_history_of_a_recording_has_its_events_only(tmp_path):
     assert sum((moment.effects for moment in moments), ()) == effects
 
 
-@pytest.mark.parametrize(
-    "look_back", [replay, history, lambda callback, events: whatif(events, {"it": callback})], ids=str
-)
+@pytest.mark.parametrize("look_back", [replay, history, lambda callback, events: whatif(events, {"it": callback})])
 def test_events_that_nobody_recorded_are_missed_aloud(look_back, tmp_path):
     run(counter(), checks(1), tmp_path / "a")
     batches = Callback(key="batches", on_train_batch_end=lambda state, event: state)

@@ -373,39 +373,35 @@ def full_task():
 
 @pytest.mark.parametrize(
     ("saving", "compile"),
-    [({"every_n_train_steps": 1}, False), ({"every_n_epochs": 1}, False), ({"every_n_train_steps": 1}, True)],
-    ids=["each step", "each validation", "each step, compiled"],
+    [
+        ({"every_n_train_steps": 1}, False),
+        ({"every_n_epochs": 1}, False),
+        ({"save_on_train_epoch_end": True}, False),
+        ({"every_n_train_steps": 1}, True),
+    ],
+    ids=["each step", "each validation", "each epoch", "each step, compiled"],
 )
 def test_a_run_that_goes_on_equals_one_that_was_never_cut(tmp_path, saving, compile):
-    settings = {"max_epochs": 3, "accumulate_grad_batches": 2, "val_check_interval": 2, "compile": compile, "seed": 7}
+    def train(given, **settings):
+        callbacks = everything(tmp_path / "saved", **saving)
+        every = {"max_epochs": 3, "accumulate_grad_batches": 2, "val_check_interval": 2, "compile": compile, **settings}
+        return run(given, shuffled(), shuffled(), callbacks=callbacks, **every)
 
+    log = tmp_path / "events.jsonl"
     straight = full_task()
-    whole = run(
-        straight,
-        shuffled(),
-        shuffled(),
-        callbacks=everything(tmp_path, **saving),
-        record=tmp_path / "whole.jsonl",
-        **settings,
-    )
-    whole_events = [attrs_without_time(event) for event in read(tmp_path / "whole.jsonl").events]
-    saved = sorted(tmp_path.glob("*.safetensors"), key=lambda path: int(path.stem.split("=")[-1]))
-    assert len(saved) == (9 if "every_n_train_steps" in saving else 6)  # one a validation
+    whole = train(straight, record=log, seed=7)
+    happened = without_time(read(log))
+    original = log.read_bytes()
+    saved = sorted((tmp_path / "saved").glob("*.safetensors"), key=lambda path: int(path.stem.split("=")[-1]))
+    assert len(saved) >= 3
 
-    cuts = saved[:-1] if not compile else saved[1:2]
-    for cut in cuts:
+    for cut in saved[1:2] if compile else saved[:-1]:
         torch.manual_seed(99)
         resumed = full_task()
         with torch.no_grad():
             resumed.model[0].weight.zero_()
-        again = run(
-            resumed,
-            shuffled(),
-            shuffled(),
-            callbacks=everything(tmp_path, **saving),
-            resume=cut,
-            **{**settings, "seed": None},
-        )
+        log.write_bytes(original)
+        again = train(resumed, record=log, resume=cut)
 
         assert (again.step, again.epoch, again.resumed) == (whole.step, whole.epoch, cut)
         for path, tensor in straight.model.state_dict().items():
@@ -414,11 +410,29 @@ def test_a_run_that_goes_on_equals_one_that_was_never_cut(tmp_path, saving, comp
             assert torch.equal(tensor, other), (cut, path)
         assert again.metrics == whole.metrics
         assert again.state["early_stop(val_loss)"] == whole.state["early_stop(val_loss)"]
-    assert whole_events
+        assert without_time(read(log)) == happened
+        for file in set((tmp_path / "saved").iterdir()) - set(saved):  # written again, as -v1
+            file.unlink()
 
 
-def attrs_without_time(event):
-    return type(event).__name__, event.epoch, event.step
+SET_UP_AGAIN = (
+    ev.InitStart,
+    ev.InitEnd,
+    ev.Setup,
+    ev.ConfigureShardedModel,
+    ev.LoadCheckpoint,
+    ev.FitStart,
+    ev.TrainStart,
+)
+
+
+def without_time(recording):
+    """The events of a recording, but for those of setting up, which a run that goes on has twice, and for time."""
+    return [
+        (type(event).__name__, event.epoch, event.step, getattr(event, "metrics", None))
+        for event in recording.events
+        if not isinstance(event, SET_UP_AGAIN)
+    ]
 
 
 def test_a_recording_of_a_resumed_run_reads_as_one_run(tmp_path):
@@ -645,6 +659,28 @@ def test_bad_input_is_told_in_one_sentence(change, message):
 def test_a_wrong_task_is_told_at_construction(given, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Task(**{"model": nn.Linear(1, 1), "loss": loss, **given})
+
+
+def test_metrics_reach_a_file_without_any_callback(tmp_path):
+    run(task(), data(), data(), sinks=[fncb.sinks.csv(tmp_path / "metrics.csv")], log_every_n_steps=1, max_epochs=2)
+
+    header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert header.split(",")[:5] == ["epoch", "step", "seconds", "loss", "val_loss"]
+    assert [tuple(row.split(",")[:2]) for row in rows] == [
+        *[("0", "1"), ("0", "2"), ("0", "2"), ("0", "2")],  # two batches, a validation, an epoch
+        *[("1", "3"), ("1", "4"), ("1", "4"), ("1", "4")],
+    ]
+
+
+def test_progress_is_shown_by_default_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    result = fit(task(), data(), max_epochs=1, compile=False)
+    silent = fit(task(), data(), max_epochs=1, compile=False, progress=False)
+
+    assert "progress_bar" in result.state
+    assert "progress_bar" not in silent.state
+    assert "epoch 0" in capsys.readouterr().out
 
 
 def test_progress_is_shown_by_composition(capsys):

@@ -349,6 +349,20 @@ def test_a_setting_that_changes_beside_the_learning_rate_takes_the_optimizer_out
     assert_same(step, reference)
 
 
+def test_callbacks_that_differ_by_a_number_only_are_compiled_apart():
+    data = batches((8, 8, 8))
+    norms = {}
+    for max_norm in (1.0, 0.001):  # the second compilation may find the first in the compiler's caches
+        step = make((clip_grad_norm(max_norm),), compile=True, optimizer=partial(torch.optim.SGD, lr=1.0))
+        train(step, data[:2])
+        before = {name: p.detach().clone() for name, p in step.params.items()}
+        train(step, data[2:])
+        norms[max_norm] = sum((p - before[name]).square().sum() for name, p in step.params.items()).sqrt().item()
+
+    assert norms[1.0] > 0.1
+    assert norms[0.001] == pytest.approx(0.001, rel=1e-3)
+
+
 def test_many_batch_shapes_share_one_graph_in_the_end():
     step, eager = make(compile=True), make(compile=False)
     data = batches(tuple(range(4, 16)))

@@ -2,6 +2,7 @@
 
 import csv as _csv
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,26 @@ def csv(path: str | Path) -> Sink:
 
     Rows of single batches wait until something else is logged, or there are 512 of them, and are then read from the
     device in one go. A file that exists is continued; when a metric appears that has no column yet, the file is
-    written anew with one more column.
+    written anew with one more column, under another name first, so that no row is ever lost.
 
     Args:
       path: of the file; its directory is made.
 
     Example:
-      >>> import tempfile, os
-      >>> where = os.path.join(tempfile.mkdtemp(), "metrics.csv")
+      >>> import tempfile
+      >>> where = Path(tempfile.mkdtemp(), "metrics.csv")
       >>> sink = csv(where)
       >>> sink.log(Metrics({"loss": 0.5}), Event(epoch=0, step=10, seconds=1.5))
       >>> sink.close()
-      >>> print(open(where).read().strip())
+      >>> print(where.read_text().strip())
       epoch,step,seconds,loss
       0,10,1.5,0.5
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting: list[tuple[Metrics, Event]] = []
-    written: list[dict[str, Any]] = []
-    columns = ["epoch", "step", "seconds"]
-    if path.exists() and path.stat().st_size:
-        with path.open(newline="") as file:
-            reader = _csv.DictReader(file)
-            written.extend(reader)
-            columns = list(reader.fieldnames or columns)
+    columns, _ = _read(path)
+    columns = columns or ["epoch", "step", "seconds"]
 
     def log(metrics: Metrics, event: Event) -> None:
         waiting.append((metrics, event))
@@ -48,24 +44,33 @@ def csv(path: str | Path) -> Sink:
             write()
 
     def write() -> None:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"epoch": event.epoch, "step": event.step, "seconds": event.seconds, **metrics}
             for metrics, event in waiting
         ]
         waiting.clear()
-        fresh = not path.exists() or not path.stat().st_size
         new = list(dict.fromkeys(name for row in rows for name in row if name not in columns))
-        columns.extend(new)
-        written.extend(rows)
-        if new or fresh:
+        if new or not path.exists():
+            _, before = _read(path)
+            columns.extend(new)
             part = path.with_name(f"{path.name}.part")
-            with part.open("w", newline="") as file:
-                writer = _csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(written)
+            _write(part, "w", columns, [dict(zip(columns, columns, strict=True)), *before, *rows])
             os.replace(part, path)
-        elif rows:
-            with path.open("a", newline="") as file:
-                _csv.DictWriter(file, columns).writerows(rows)
+        else:
+            _write(path, "a", columns, rows)
 
     return Sink(log=log, close=write)
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    if not path.exists():
+        return [], []
+    with path.open(newline="") as file:
+        reader = _csv.DictReader(file)
+        rows = list(reader)
+        return list(reader.fieldnames or ()), rows
+
+
+def _write(path: Path, how: str, columns: list[str], rows: Iterable[dict[str, Any]]) -> None:
+    with path.open(how, newline="") as file:
+        _csv.DictWriter(file, columns, lineterminator="\n").writerows(rows)
