@@ -214,7 +214,7 @@ def test_pending_metrics_are_read_once_per_flush(tmp_path, monkeypatch):
     assert moved == []
     recorder.close()
 
-    assert moved == [(6, 2), (2, 2)]
+    assert moved == [(6, 2), (1, 2)]
     events = read(recorder.path).events
     assert [dict(event.metrics) for event in events[1:6:4]] == [
         {"lr": 0.5, "loss": 1.0, "acc": torch.tensor(0.1).item()},
@@ -413,7 +413,7 @@ def test_a_line_that_could_not_be_read_is_not_written(tmp_path):
     recorder.effect(Stop("a" * (1 << 20)))
 
     for finish in (recorder.flush, recorder.close):
-        with pytest.raises(ValueError, match=r"a line must have at most 1048576 bytes, got \d+ of Stop"):
+        with pytest.raises(ValueError, match=r"a line must have at most 1048576 bytes, got \d+ that begin b'\[\"Stop\""):
             finish()
     recorder.close()
     assert read(recorder.path).entries == ()
