@@ -38,13 +38,14 @@ def signature(batch: Any) -> Any:
       >>> signature((torch.zeros(2, 3), "name")) == signature((torch.ones(2, 3), "other"))
       True
     """
+    kind = type(batch)
+    if kind is tuple or kind is list:  # the usual case first: this runs for every batch
+        return tuple([signature(part) for part in batch])
     if isinstance(batch, Tensor):
         return batch.shape, batch.stride(), batch.dtype
     if isinstance(batch, Mapping):
         return tuple([(key, signature(part)) for key, part in batch.items()])
-    if isinstance(batch, list | tuple):
-        return tuple([signature(part) for part in batch])
-    return type(batch)
+    return tuple([signature(part) for part in batch]) if isinstance(batch, list | tuple) else kind
 
 
 def batch_size(batch: Any) -> int:
@@ -55,9 +56,10 @@ def batch_size(batch: Any) -> int:
 def to_device(batch: Any, where: device) -> Any:
     """The batch on a device; the same object when it is there already."""
     parts = tensors(batch)
-    if all(part.device == where for part in parts):
-        return batch
-    return refill(batch, [part.to(where, non_blocking=True) for part in parts])
+    for part in parts:
+        if part.device != where:
+            return refill(batch, [part.to(where, non_blocking=True) for part in parts])
+    return batch
 
 
 def count(loader: Iterable[Any]) -> int | None:

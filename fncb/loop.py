@@ -190,7 +190,8 @@ def fit(
             advance_schedule("epoch")
         at.phase = "TrainBatchEnd"
         if wants[ev.TrainBatchEnd]:
-            fire(ev.TrainBatchEnd, batch_idx=batch_idx, batch=batch, metrics=at.latest)
+            counters = {"epoch": at.epoch, "step": at.step, "seconds": session.seconds}
+            session(ev.TrainBatchEnd(**counters, batch_idx=batch_idx, batch=batch, metrics=at.latest))
 
     def train_epoch(goes_on: bool) -> None:
         """Trains an epoch; `goes_on` in the middle of one, at the position and random state of a checkpoint."""
