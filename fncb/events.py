@@ -123,8 +123,7 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-def _live(alias: str) -> Any:
-    return attrs.field(default=_ABSENT, alias=alias, eq=False, repr=False, metadata={"live": True})
+_LIVE: Any = {"eq": False, "repr": False, "metadata": {"live": True}}
 
 
 def _reads(name: str) -> Any:
@@ -178,7 +177,7 @@ class _Batch(Event):
 
     batch_idx: int = 0
     dataloader_idx: int = 0
-    _batch: Any = _live("batch")
+    _batch: Any = attrs.field(default=_ABSENT, alias="batch", **_LIVE)
     batch = _reads("batch")
 
 
@@ -187,7 +186,7 @@ class _BatchEnd(_Batch):
     """The end of a batch, with what the model or the loss gave back."""
 
     metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
-    _outputs: Any = _live("outputs")
+    _outputs: Any = attrs.field(default=_ABSENT, alias="outputs", **_LIVE)
     outputs = _reads("outputs")
 
 
@@ -245,7 +244,7 @@ class ExceptionRaised(Event):
 
     error: str = ""
     message: str = ""
-    _exception: Any = _live("exception")
+    _exception: Any = attrs.field(default=_ABSENT, alias="exception", **_LIVE)
     exception = _reads("exception")
 
 
@@ -325,7 +324,7 @@ class TrainBatchStart(_Batch):
     """A batch is on the device; `metrics` holds the learning rates. In the step, a hook may replace `batch`."""
 
     metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
-    _params: Any = _live("params")
+    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
     params = _reads("params")
 
 
@@ -338,7 +337,7 @@ class BeforeZeroGrad(_Batch):
 class BeforeBackward(_Batch):
     """The loss is known, divided by the accumulated batches. In the step, a hook may replace `loss`."""
 
-    _loss: Any = _live("loss")
+    _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
     loss = _reads("loss")
 
 
@@ -346,9 +345,9 @@ class BeforeBackward(_Batch):
 class AfterBackward(_Batch):
     """This batch's gradients are known. In the step, a hook may replace `grads`, a mapping from name to tensor."""
 
-    _loss: Any = _live("loss")
-    _grads: Any = _live("grads")
-    _params: Any = _live("params")
+    _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
+    _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
+    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
     loss = _reads("loss")
     grads = _reads("grads")
     params = _reads("params")
@@ -358,9 +357,9 @@ class AfterBackward(_Batch):
 class BeforeOptimizerStep(_Batch):
     """The gradients of the whole window are known. In the step, a hook may replace `grads`."""
 
-    _loss: Any = _live("loss")
-    _grads: Any = _live("grads")
-    _params: Any = _live("params")
+    _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
+    _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
+    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
     loss = _reads("loss")
     grads = _reads("grads")
     params = _reads("params")
@@ -370,8 +369,8 @@ class BeforeOptimizerStep(_Batch):
 class AfterOptimizerStep(_Batch):
     """The parameters moved. In the step, a hook may replace `params`, a mapping from name to tensor."""
 
-    _grads: Any = _live("grads")
-    _params: Any = _live("params")
+    _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
+    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
     grads = _reads("grads")
     params = _reads("params")
 
@@ -380,7 +379,7 @@ class AfterOptimizerStep(_Batch):
 class TrainBatchEnd(_BatchEnd):
     """A batch is done. `metrics` holds `loss`, what the loss returned beside it and what step hooks published."""
 
-    _params: Any = _live("params")
+    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
     params = _reads("params")
 
 

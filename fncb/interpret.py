@@ -24,11 +24,13 @@ class Screen:
         self._tasks: dict[str, TaskID] = {}  # what is under way, by label
 
     def render(self, effect: Render, event: Event) -> None:
-        """Moves the bar; where there is no terminal, prints a line when its part is done."""
-        if not self._console.is_terminal:
-            if effect.done:
-                self.say(_line(effect, event))
-            return
+        """Moves a bar; when its part is done, its line is printed, above what bars there are."""
+        if self._console.is_terminal:
+            self._draw(effect)
+        if effect.done:
+            self.say(_line(effect, event))
+
+    def _draw(self, effect: Render) -> None:
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -38,19 +40,19 @@ class Screen:
                 TextColumn("{task.fields[metrics]}"),
                 console=self._console,
                 auto_refresh=False,
+                transient=True,
             )
             self._bar.start()
-        shown = format_metrics(effect.metrics or {})  # waits for the device, as often as the bar is drawn
-        if effect.label not in self._tasks:
-            self._tasks[effect.label] = self._bar.add_task(effect.label, total=effect.total, metrics=shown)
-        task = self._tasks[effect.label]
-        self._bar.update(task, completed=effect.completed, total=effect.total, metrics=shown)
-        if effect.done:  # its line stays; those of its parts go
-            self._bar.stop_task(task)
-            for label, part in self._tasks.items():
-                if label != effect.label:
-                    self._bar.remove_task(part)
+        if effect.done:  # with it go the bars of its parts, such as a validation
+            for task in self._tasks.values():
+                self._bar.remove_task(task)
             self._tasks.clear()
+        else:
+            shown = format_metrics(effect.metrics or {})  # waits for the device, as often as the bar is drawn
+            if effect.label not in self._tasks:
+                self._tasks[effect.label] = self._bar.add_task(effect.label, total=effect.total, metrics=shown)
+            task = self._tasks[effect.label]
+            self._bar.update(task, completed=effect.completed, total=effect.total, metrics=shown)
         self._bar.refresh()
 
     def say(self, text: str) -> None:

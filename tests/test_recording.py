@@ -413,7 +413,9 @@ def test_a_line_that_could_not_be_read_is_not_written(tmp_path):
     recorder.effect(Stop("a" * (1 << 20)))
 
     for finish in (recorder.flush, recorder.close):
-        with pytest.raises(ValueError, match=r"a line must have at most 1048576 bytes, got \d+ that begin b'\[\"Stop\""):
+        with pytest.raises(
+            ValueError, match=r"a line must have at most 1048576 bytes, got \d+ that begin b'\[\"Stop\""
+        ):
             finish()
     recorder.close()
     assert read(recorder.path).entries == ()
