@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import attrs
 from toolz import concat, frequencies, unique
@@ -50,7 +49,7 @@ class Callback(Generic[S]):
     """
 
     key: str
-    init: Callable[[], S] = EmptyState  # type: ignore[assignment]
+    init: Callable[[], S] = cast(Any, EmptyState)
     step: StepHooks[Any] | None = None
     emits: tuple[type[Effect], ...] | None = None
     config: Mapping[str, Any] = attrs.field(factory=dict)
@@ -239,8 +238,5 @@ def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple
 
 
 def note(error: BaseException, text: str) -> None:
-    """Adds a line to what an exception prints, as `BaseException.add_note` does since Python 3.11."""
-    if sys.version_info >= (3, 11):
-        error.add_note(text)
-    else:
-        setattr(error, "__notes__", [*getattr(error, "__notes__", ()), text])  # noqa: B010 - unknown to 3.10's types
+    """Adds a line to what an exception prints. `BaseException.add_note` does the same, but only since Python 3.11."""
+    error.__dict__.setdefault("__notes__", []).append(text)

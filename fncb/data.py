@@ -62,11 +62,11 @@ def to_device(batch: Any, where: device) -> Any:
     return batch
 
 
-def count(loader: Iterable[Any]) -> int | None:
+def count(loader: Any) -> int | None:
     """How many batches a loader has, None when it does not know."""
     try:
-        return len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
+        return len(loader)
+    except (TypeError, NotImplementedError):  # no __len__, or one that says so, as of a loader over a stream
         return None
 
 

@@ -4,107 +4,21 @@ Every hook hears one class of event, and the class is named for its hook: `on_va
 `ValidationEnd`. Events are facts. They carry the counters of the run, the metrics measured at that moment, and
 sometimes *live* fields: objects that exist only while training, are neither compared, printed nor recorded, and
 raise an error that says so when they are touched later.
+
+This file is long because there are many: it is one list, read by looking a name up.
 """
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
 
+from fncb.metrics import Metrics as Metrics
+from fncb.metrics import MissingMetric as MissingMetric
+
 Stage = Literal["fit", "validate", "test", "predict"]
-
-
-class MissingMetric(KeyError):
-    """A metric that a hook asked for is not among those of the event."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Metrics(Mapping[str, float]):
-    """Metric values by name, read from the device only when asked for.
-
-    Values that are still on a device arrive as one packed vector for all names of a step, so reading any of them
-    waits once for all of them. Iterating over names, `in` and `len` never wait. Two `Metrics` are equal when they
-    hold the same names and floats; comparing them reads them.
-
-    Example:
-      >>> metrics = Metrics({"val_loss": 0.5})
-      >>> metrics["val_loss"], "val_acc" in metrics
-      (0.5, False)
-      >>> metrics["val_acc"]
-      Traceback (most recent call last):
-      fncb.events.MissingMetric: no metric 'val_acc'. It has ['val_loss'].
-    """
-
-    __slots__ = ("_values", "_names", "_pending")
-
-    def __init__(
-        self, values: Mapping[str, float | None] | None = None, names: tuple[str, ...] = (), pending: Any = None
-    ):
-        """Takes host `values`, and `names` for a `pending` 1-d tensor of the same length that is read when needed.
-
-        A name may stand in `values` too, to give its place in the order.
-        """
-        self._values: dict[str, Any] = {**values, **dict.fromkeys(names)} if values else dict.fromkeys(names)
-        self._names = names
-        self._pending = pending
-
-    def resolve(self, host: list[float] | None = None) -> None:
-        """Reads what is pending, or takes `host`, its values when somebody else has read them already."""
-        if self._pending is None:
-            return
-        if host is None:
-            values = self._pending.tolist()  # waits for the device: the only line in the loop that does
-        else:
-            values = host
-        self._values.update(zip(self._names, values, strict=True))
-        self._names, self._pending = (), None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values as they are kept, all read; not to be changed."""
-        self.resolve()
-        return self._values
-
-    def with_values(self, values: Mapping[str, float]) -> "Metrics":
-        """These metrics and, where the names are not taken, `values`; reads nothing."""
-        return Metrics(
-            {**self._values, **{k: v for k, v in values.items() if k not in self}}, self._names, self._pending
-        )
-
-    @property
-    def pending(self) -> Any:
-        """The device vector that is not read yet, or None."""
-        return self._pending
-
-    def __getitem__(self, name: str) -> float:
-        if self._pending is not None and name in self._names:
-            self.resolve()
-        try:
-            return float(self._values[name])
-        except KeyError:
-            raise MissingMetric(f"no metric {name!r}. It has {list(self)}.") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    def __repr__(self) -> str:
-        shown = (f"{name!r}: {'pending' if name in self._names else value}" for name, value in self._values.items())
-        return "{" + ", ".join(shown) + "}"
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self))
-
-    def __eq__(self, other: object) -> bool:
-        return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
 
 
 def _metrics(values: Mapping[str, float]) -> Metrics:

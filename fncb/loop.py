@@ -15,13 +15,14 @@ from fncb import events as ev
 from fncb.callback import Callback, compose, note
 from fncb.callbacks import progress_bar
 from fncb.effects import Effect, SetAccumulation, SetLR, Skip, Validate
+from fncb.evaluation import evaluate
 from fncb.position import Position, RandomState
 from fncb.run import Run as Run
 from fncb.session import Session
 from fncb.settings import check_counts, device_for, epoch_limit, newest_checkpoint, seed_everything, validation_interval
 from fncb.sinks.sink import Sink
 from fncb.step import Step
-from fncb.task import Task, loss_and_metrics, make_optimizer, make_schedule
+from fncb.task import Task, make_optimizer, make_schedule
 
 log = logging.getLogger("fncb")
 
@@ -152,7 +153,7 @@ def fit(
         step.check_settings()
 
     def validation() -> None:
-        at.validated = _evaluate("validate", task, val, where, fire)
+        at.validated = evaluate("validate", task, val, where, fire)
         if isinstance(schedule, ReduceLROnPlateau):  # before hooks hear of it, so that a checkpoint has it
             advance_schedule(task.schedule_interval, at.validated)
         at.phase = "ValidationEnd"
@@ -311,7 +312,7 @@ def validate(
 
     def measure() -> ev.Metrics:
         fire(ev.Setup, stage="validate")
-        metrics = _evaluate("validate", task, val, where, fire)
+        metrics = evaluate("validate", task, val, where, fire)
         fire(ev.ValidationEnd, metrics=metrics)
         return metrics
 
@@ -329,36 +330,6 @@ def validate(
 
 _END = object()
 _IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep)
-
-
-def _evaluate(stage: str, task: Task, loader: Any, where: torch.device, fire: Any) -> ev.Metrics:
-    """One pass over a loader in eval mode; the means stay on the device."""
-    model, measure = task.model, task.validate or task.loss
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    names: tuple[str, ...] = ()
-    sums: Any = None
-    samples = 0
-    try:
-        fire(ev.ValidationStart, batches=data.count(loader))
-        fire(ev.ValidationEpochStart)
-        with torch.no_grad():
-            for batch_idx, batch in enumerate(data.at_least_one(f"{stage}: val", loader)):
-                batch = data.to_device(batch, where)
-                fire(ev.ValidationBatchStart, batch_idx=batch_idx, batch=batch)
-                outputs = measure(model, batch)
-                loss, beside = loss_and_metrics(stage, outputs)
-                names = ("loss", *beside)
-                size = data.batch_size(batch)
-                weighted = torch.stack([value.detach().float() for value in (loss, *beside.values())]) * size
-                sums = weighted if sums is None else sums + weighted
-                samples += size
-                fire(ev.ValidationBatchEnd, batch_idx=batch_idx, batch=batch, outputs=outputs)
-        fire(ev.ValidationEpochEnd)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return ev.Metrics(None, tuple(name if name.startswith("val_") else f"val_{name}" for name in names), sums / samples)
 
 
 def _guarded(stage: str, fire: Any, body: Callable[[], T]) -> T:

@@ -139,7 +139,7 @@ class Recorder:
         if resume_at is not None and path.exists():
             self._go_on(path, resume_at)
             header = {**header, "after": resume_at}
-            self.path, self._file = path, open(path, "r+b", buffering=0)  # noqa: SIM115
+            self.path, self._file = path, open(path, "r+b", buffering=0)  # noqa: SIM115 - `close` closes it
             self._cut()
         else:
             self.path, self._file = _create(path)

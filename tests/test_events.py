@@ -31,7 +31,7 @@ def test_a_live_field_is_there_while_training():
 
 def test_a_live_field_that_is_not_there_says_so_by_name():
     with pytest.raises(LiveFieldError, match=r"TrainBatchEnd at step 5: `batch` is a live field, got none"):
-        TrainBatchEnd(step=5).batch  # noqa: B018 - reading is the point
+        _ = TrainBatchEnd(step=5).batch
 
 
 def test_live_fields_are_listed_by_the_names_that_people_pass():

@@ -10,7 +10,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fncb"
 
 FLOORS = (
-    ("effects", "events", "tree"),
+    ("effects", "metrics", "tree"),
+    ("events",),
     # floor 1 in three, of which users know the last
     ("emit", "fields"),
     ("step_hooks",),
@@ -18,7 +19,7 @@ FLOORS = (
     ("callbacks",),
     # floor 3 in three: rooms that stand alone, what puts them together, what is made of those
     ("compiling", "data", "notation", "optimizer", "packing", "phases", "position", "run", "sinks", "snapshot", "task"),
-    ("recording", "regions", "store"),
+    ("evaluation", "recording", "regions", "store"),
     ("hindsight", "interpret", "settings", "step"),
     # and 4 in two: `fit` is written on `Session`
     ("session",),

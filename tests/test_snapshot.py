@@ -232,7 +232,7 @@ def test_a_true_is_no_integer():
 def test_an_annotation_that_nobody_can_resolve_says_so():
     @attrs.frozen
     class Odd:
-        x: "Nowhere" = None  # noqa: F821
+        x: "Nowhere" = None  # noqa: F821 - unknown, which is the point
 
     with pytest.raises(TypeError, match="annotations of Odd must be known at run time"):
         load_state_dict(keeper(init=Odd), {"x": 1})
