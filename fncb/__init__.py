@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fncb.callback import compose as compose
     from fncb.callback import emit as emit
     from fncb.effects import Apply as Apply
+    from fncb.effects import Attach as Attach
     from fncb.effects import Delete as Delete
     from fncb.effects import Freeze as Freeze
     from fncb.effects import Log as Log
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fncb.effects import SetLR as SetLR
     from fncb.effects import Skip as Skip
     from fncb.effects import Stop as Stop
+    from fncb.effects import StopEpoch as StopEpoch
     from fncb.effects import Unfreeze as Unfreeze
     from fncb.effects import Validate as Validate
     from fncb.hindsight import history as history
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from fncb.hindsight import whatif as whatif
     from fncb.loop import Run as Run
     from fncb.loop import fit as fit
+    from fncb.loop import predict as predict
+    from fncb.loop import test as test
     from fncb.loop import validate as validate
     from fncb.session import Session as Session
     from fncb.sinks import csv as csv
@@ -45,10 +49,10 @@ if TYPE_CHECKING:
 _ROOMS = {
     "callback": ("Callback", "EmptyState", "StepHooks", "compose", "emit"),
     "effects": (
-        *("Apply", "Delete", "Freeze", "Log", "LogHistogram", "LogImage", "Print", "Render", "Save"),
-        *("SetAccumulation", "SetLR", "Skip", "Stop", "Unfreeze", "Validate"),
+        *("Apply", "Attach", "Delete", "Freeze", "Log", "LogHistogram", "LogImage", "Print", "Render", "Save"),
+        *("SetAccumulation", "SetLR", "Skip", "Stop", "StopEpoch", "Unfreeze", "Validate"),
     ),
-    "loop": ("Run", "fit", "validate"),
+    "loop": ("Run", "fit", "predict", "test", "validate"),
     "hindsight": ("history", "replay", "whatif"),
     "session": ("Session",),
     "snapshot": ("load_state_dict", "state_dict"),

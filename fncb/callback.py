@@ -10,7 +10,7 @@ import attrs
 from toolz import concat, frequencies, unique
 
 from fncb import events as ev
-from fncb.effects import Effect
+from fncb.effects import Attach, Effect
 from fncb.emit import Emit as Emit
 from fncb.emit import EmptyState as EmptyState
 from fncb.emit import Hook, S
@@ -231,7 +231,7 @@ def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple
                 raise TypeError(f"every effect must be declared, got {effect!r}. It has emits={names}. Add its class.")
             if not isinstance(effect, Effect):
                 raise TypeError(f"emit must be given effects after the state, got {effect!r}.")
-        return out.state, out.effects
+        return out.state, tuple(attrs.evolve(e, key=part.key) if type(e) is Attach else e for e in out.effects)
     except BaseException as error:
         note(error, f"{part.key}: {ev.hook_name(type(event))} failed at epoch {event.epoch}, step {event.step}.")
         raise

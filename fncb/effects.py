@@ -22,7 +22,10 @@ class Effect:
 
 @attrs.frozen
 class Stop(Effect):
-    """End the run at the next boundary. The first one wins; `reason` is a sentence for people."""
+    """End the run after the batch under way, if `min_epochs` and `min_steps` are met, else as soon as they are.
+
+    The first one wins; `reason` is a sentence for people.
+    """
 
     reason: str
 
@@ -60,10 +63,11 @@ class Print(Effect):
 
 @attrs.frozen
 class SetLR(Effect):
-    """Set the learning rate of every parameter group, or of the one at index `group`."""
+    """Set the learning rate of every parameter group, or of the one at index `group`, of every optimizer or of one."""
 
     lr: float
     group: int | None = None
+    optimizer: str | None = None
 
 
 @attrs.frozen
@@ -75,24 +79,54 @@ class SetAccumulation(Effect):
 
 @attrs.frozen
 class Validate(Effect):
-    """Validate after the batch under way."""
+    """Validate after the batch under way, or after the next one."""
 
 
 @attrs.frozen
 class Skip(Effect):
-    """Leave out the batch that is about to start; it still gets its `on_train_batch_end`."""
+    """Leave out the batch that is about to start; it still gets its `on_train_batch_end`.
+
+    To be asked for at `on_train_batch_start`.
+    """
+
+
+@attrs.frozen
+class StopEpoch(Effect):
+    """Leave out what is left of the training epoch; the next one begins as usual.
+
+    At `on_train_batch_start` the batch is left out too. Schedules by epoch advance, and there is no validation but
+    one that is due for the batches made.
+    """
+
+
+@attrs.frozen
+class Attach(Effect):
+    """Put plain data into the checkpoint that is about to be written, for `on_load_checkpoint`.
+
+    To be asked for at `on_save_checkpoint`. `key` is the callback's, which is filled in.
+    """
+
+    data: Any
+    key: str | None = None
 
 
 @attrs.frozen
 class Freeze(Effect):
-    """Stop training the parameters whose names match `pattern`, a shell pattern such as `encoder.*`."""
+    """Stop training the parameters whose names match `pattern`, a shell pattern such as `encoder.*`.
+
+    The step states of callbacks are taken up anew without them; they keep their place in the optimizer.
+    """
 
     pattern: str
 
 
 @attrs.frozen
 class Unfreeze(Effect):
-    """Train the parameters whose names match `pattern` again, with learning rate `lr` if given."""
+    """Train the parameters whose names match `pattern` again.
+
+    With `lr` they get a parameter group of their own; without, they go back to theirs, or, where they have none, to a
+    new one with the rate of the first.
+    """
 
     pattern: str
     lr: float | None = None
@@ -100,7 +134,11 @@ class Unfreeze(Effect):
 
 @attrs.frozen
 class Apply(Effect):
-    """Replace parameters and step state by `fn(params, step_state)`, a pure function. `name` is for the record."""
+    """Replace parameters and step state by what a pure function makes of them.
+
+    `fn(params, step_state)` is given a mapping from every parameter's name to its tensor and one from callback key to
+    its step state, and returns both as a tuple, names and shapes unchanged. `name` is for the record.
+    """
 
     name: str
     fn: Callable[..., Any] | None = _live()

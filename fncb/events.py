@@ -96,6 +96,13 @@ class _Batch(Event):
 
 
 @attrs.frozen(kw_only=True, slots=False)
+class _Turn(_Batch):
+    """An event of one optimizer's turn on a batch; `optimizer` is its name, None where there is only one."""
+
+    optimizer: str | None = None
+
+
+@attrs.frozen(kw_only=True, slots=False)
 class _BatchEnd(_Batch):
     """The end of a batch, with what the model or the loss gave back."""
 
@@ -119,7 +126,9 @@ class InitEnd(_Staged):
 
 @attrs.frozen(kw_only=True, slots=False)
 class Setup(_Staged):
-    """A stage begins. Hook: `setup`."""
+    """A stage begins. Hook: `setup`. With `fast_dev_run` the run is a trial: stop early and save nothing in it."""
+
+    fast_dev_run: bool = False
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -149,7 +158,7 @@ class SanityCheckStart(Event):
 
 @attrs.frozen(kw_only=True, slots=False)
 class SanityCheckEnd(Event):
-    """The validation batches before training went through."""
+    """The validation batches before training went through; what was measured is forgotten."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -188,14 +197,17 @@ class Saved(Event):
 
 @attrs.frozen(kw_only=True, slots=False)
 class SaveCheckpoint(Event):
-    """A checkpoint is about to be written."""
+    """A checkpoint is about to be written to `path`; `emit(state, Attach(data))` puts plain data into it."""
+
+    path: str = ""
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class LoadCheckpoint(Event):
-    """A checkpoint was read. `path` is its file."""
+    """A checkpoint was read. `path` is its file, `attached` maps a callback's key to what it attached when saving."""
 
     path: str = ""
+    attached: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 # Training.
@@ -213,12 +225,12 @@ class TrainEnd(_Measured):
 
 @attrs.frozen(kw_only=True, slots=False)
 class EpochStart(Event):
-    """An epoch of any stage begins, just before that stage's own event."""
+    """An epoch of training, validation or test begins, just before that stage's own event."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class EpochEnd(Event):
-    """An epoch of any stage ends, just after that stage's own event."""
+    """An epoch of training, validation or test ends, just after that stage's own event."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -243,12 +255,12 @@ class TrainBatchStart(_Batch):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class BeforeZeroGrad(_Batch):
+class BeforeZeroGrad(_Turn):
     """Gradients of the last update are about to be dropped."""
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class BeforeBackward(_Batch):
+class BeforeBackward(_Turn):
     """The loss is known, divided by the accumulated batches. In the step, a hook may replace `loss`."""
 
     _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
@@ -256,7 +268,7 @@ class BeforeBackward(_Batch):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class AfterBackward(_Batch):
+class AfterBackward(_Turn):
     """This batch's gradients are known. In the step, a hook may replace `grads`, a mapping from name to tensor."""
 
     _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
@@ -268,7 +280,7 @@ class AfterBackward(_Batch):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class BeforeOptimizerStep(_Batch):
+class BeforeOptimizerStep(_Turn):
     """The gradients of the whole window are known. In the step, a hook may replace `grads`."""
 
     _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
@@ -280,7 +292,7 @@ class BeforeOptimizerStep(_Batch):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class AfterOptimizerStep(_Batch):
+class AfterOptimizerStep(_Turn):
     """The parameters moved. In the step, a hook may replace `params`, a mapping from name to tensor."""
 
     _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
@@ -399,7 +411,10 @@ class PredictBatchEnd(_BatchEnd):
 
 @attrs.frozen(kw_only=True, slots=False)
 class PredictEpochEnd(Event):
-    """The pass over the batches to predict is over."""
+    """The pass over the batches to predict is over; `predictions` are its results, where they are kept."""
+
+    _predictions: Any = attrs.field(default=_ABSENT, alias="predictions", **_LIVE)
+    predictions = _reads("predictions")
 
 
 @attrs.frozen(kw_only=True, slots=False)

@@ -1,70 +1,115 @@
-"""Training and validation, top to bottom: the one place that knows the order of events."""
+"""`fit`, `validate`, `test` and `predict`: what is asked for is checked, put together, run and summed up."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from fncb import data, store
 from fncb import events as ev
+from fncb import store
 from fncb.callback import Callback, compose, note
 from fncb.callbacks import progress_bar
-from fncb.effects import Effect, SetAccumulation, SetLR, Skip, Validate
-from fncb.evaluation import evaluate
+from fncb.control import Control
+from fncb.evaluation import PREDICTION, TEST, VALIDATION, Fire, Pass, eval_mode, evaluate, predictions
+from fncb.loaders import Loaders
 from fncb.position import Position, RandomState
+from fncb.precision import checked, needs_scale, with_precision
 from fncb.run import Run as Run
 from fncb.session import Session
-from fncb.settings import check_counts, device_for, epoch_limit, newest_checkpoint, seed_everything, validation_interval
+from fncb.settings import (
+    Interval,
+    check_limit,
+    device_for,
+    newest_checkpoint,
+    seed_everything,
+    settings_of,
+    torch_modes,
+    with_sugar,
+)
+from fncb.signals import Signals
 from fncb.sinks.sink import Sink
 from fncb.step import Step
-from fncb.task import Task, make_optimizer, make_schedule
+from fncb.task import Task, make_schedules, make_turns
+from fncb.training import Training
 
 log = logging.getLogger("fncb")
 
-T = TypeVar("T")
 Callbacks = Callback[Any] | Iterable[Callback[Any]]
+Batches = Iterable[Any] | Mapping[str, Iterable[Any]] | Callable[[], Any]
 
 
 def fit(
     task: Task,
-    train: Iterable[Any],
-    val: Iterable[Any] | None = None,
+    train: Iterable[Any] | Callable[[], Iterable[Any]],
+    val: Batches | None = None,
     *,
     callbacks: Callbacks = (),
     max_epochs: int | None = None,
     max_steps: int = -1,
-    accumulate_grad_batches: int = 1,
-    val_check_interval: int | float = 1.0,
+    min_epochs: int | None = None,
+    min_steps: int | None = None,
+    max_time: str | timedelta | Mapping[str, float] | None = None,
+    limit_train_batches: int | float | None = None,
+    limit_val_batches: int | float | None = None,
+    val_check_interval: Interval = 1.0,
     check_val_every_n_epoch: int | None = 1,
+    num_sanity_val_steps: int = 2,
+    overfit_batches: int | float = 0,
+    fast_dev_run: bool | int = False,
+    accumulate_grad_batches: int = 1,
+    reload_dataloaders_every_n_epochs: int = 0,
+    log_every_n_steps: int = 50,
+    gradient_clip_val: float | None = None,
+    precision: str | int = "32",
+    deterministic: bool | str | None = None,
+    detect_anomaly: bool = False,
     seed: int | None = None,
     device: str | torch.device | None = None,
     compile: bool = True,
     record: str | Path | None = None,
     resume: str | Path | None = None,
     sinks: Iterable[Sink] = (),
-    log_every_n_steps: int = 50,
     progress: bool | None = None,
 ) -> Run:
     """Trains a task.
 
     Events come in the order of Lightning's hooks. The device is never waited for, unless a hook reads a metric or the
-    progress bar draws one. The model is trained in place; what is returned is a value.
+    progress bar draws one. The model is trained in place; what is returned is a value. Ctrl-C and SIGTERM are acted on
+    after the batch under way: `on_exception` and `teardown` fire, then `KeyboardInterrupt` or `SystemExit(143)` goes
+    on to the caller.
 
     Args:
       task: the model, its loss and its optimizer.
-      train, val: iterables of batches, begun anew each epoch. A batch is a tensor or nested dicts, lists and tuples
-        of tensors and anything else.
+      train: an iterable of batches, begun anew each epoch, or a function that makes one. A batch is a tensor or nested
+        dicts, lists and tuples of tensors and anything else.
+      val: likewise, or several: a mapping from name to iterable, or a list of `DataLoader`s. Several are validated one
+        after the other, and their metrics have the loader's name: `val_loss/<name>`, `val_loss/dataloader_idx_0`.
       callbacks: a composition, a callback or a list of them.
-      max_epochs: epochs to train; None is 1000, or no limit if `max_steps` is given; -1 is no limit.
+      max_epochs: epochs to train; None is 1000, or no limit if `max_steps` or `max_time` is given; -1 is no limit.
       max_steps: optimizer steps to make; -1 is no limit.
-      accumulate_grad_batches: batches per optimizer step; an epoch's last window may be shorter.
-      val_check_interval: validate every so many batches (int), or every such fraction of an epoch (float in [0, 1]).
+      min_epochs, min_steps: a callback's `Stop` waits until both are reached.
+      max_time: as "DD:HH:MM:SS", a timedelta or its arguments in a mapping: stops after so much training.
+      limit_train_batches, limit_val_batches: batches of an epoch, and of each validation loader, to take: a number
+        (int) or a fraction (float in [0.0, 1.0]); 0 leaves the stage out; None is all.
+      val_check_interval: validate every so many batches (int), every such fraction of an epoch (float in [0, 1]), or
+        when so much time has passed since the last validation (as `max_time`).
       check_val_every_n_epoch: validate only in every n-th epoch; None counts an int interval across epochs.
+      num_sanity_val_steps: validation batches of each loader to try before training; -1 is all, 0 none.
+      overfit_batches: train and validate on the same first batches, so many or such a fraction, without shuffling.
+      fast_dev_run: try everything on one batch, or on so many: one epoch, no sanity check, nothing goes to sinks or a
+        recording, and `early_stop` and `checkpoint` rest.
+      accumulate_grad_batches: batches per optimizer step; an epoch's last window may be shorter.
+      reload_dataloaders_every_n_epochs: call the functions given as `train` and `val` again after so many epochs.
+      log_every_n_steps: how often a batch's metrics go to the sinks, in optimizer steps.
+      gradient_clip_val: short for the callback `clip_grad_norm(gradient_clip_val)`, put last.
+      precision: "32"; "64" converts the model; "bf16-mixed" and "16-mixed" are autocast, the latter with a loss scale
+        that grows, and halves where gradients overflow, whose update is then left out.
+      deterministic: whether torch may use deterministic algorithms only; "warn" warns where there is none.
+      detect_anomaly: name the operation whose gradient is NaN; runs eagerly and slowly.
       seed: for torch's, Python's and numpy's generators, set before anything is drawn; None leaves them.
       device: where to train; None is the accelerator if there is one, else the CPU.
       compile: whether to compile the step; what cannot be compiled runs eagerly, and one log line says why.
@@ -72,7 +117,6 @@ def fit(
       resume: a checkpoint, a directory of them, or "last", the newest of the `checkpoint` callbacks' directories;
         "last" starts from the beginning when there is none.
       sinks: where metrics go, for example `fncb.sinks.csv(path)`.
-      log_every_n_steps: how often a batch's metrics go to the sinks, in optimizer steps.
       progress: whether to show progress; None shows it on a terminal.
 
     Returns:
@@ -92,182 +136,70 @@ def fit(
       >>> run.step, run.epoch, sorted(run.metrics)
       (6, 2, ['loss', 'loss_epoch', 'lr-SGD'])
     """
-    max_epochs = epoch_limit(max_epochs, max_steps)
-    check_counts(max_epochs, max_steps, accumulate_grad_batches, check_val_every_n_epoch, log_every_n_steps)
+    settings = settings_of(locals())
+    trial, in_order, every = (
+        settings.fast_dev_run,
+        bool(settings.overfit_batches),
+        settings.reload_dataloaders_every_n_epochs,
+    )
+    train_loaders = Loaders("fit: train", train, settings.limit_train_batches, in_order, every)
+    val_loaders = Loaders("fit: val", val, settings.limit_val_batches, in_order, every if val is not None else 0)
     if seed is not None:
         seed_everything(seed)
     where = device_for(device)
-    model = task.model.to(where)
-    optimizer = make_optimizer(task)
-    schedule = make_schedule(task, optimizer)
-    callbacks = _with_progress(compose(callbacks), progress)
-    step = Step(model, task.loss, optimizer, callbacks.step, where, compile)
-    at, randomness = Position(accumulate=accumulate_grad_batches), RandomState()
-    n_batches = data.count(train)
-    interval = validation_interval(val_check_interval, n_batches, check_val_every_n_epoch, val is not None)
-    asked: dict[type[Effect], bool] = {}  # what an event's effects asked the loop for
-
-    def set_lr(effect: SetLR, _: ev.Event) -> None:
-        for i, group in enumerate(optimizer.param_groups):
-            if effect.group in (None, i):
-                group["lr"] = effect.lr
-
-    def set_accumulation(effect: SetAccumulation, _: ev.Event) -> None:
-        if effect.n < 1:
-            raise ValueError(f"SetAccumulation: n must be 1 batch or more, got {effect.n}.")
-        at.accumulate = effect.n
-
-    def ask(effect: Effect, _: ev.Event) -> None:
-        asked[type(effect)] = True
-
-    objects = {"model": model, "optimizer": optimizer, "schedule": schedule, "position": at, "step_state": step}
+    callbacks = _with_progress(with_sugar(settings, compose(callbacks)), progress)
+    if settings.detect_anomaly and compile:
+        log.warning("fncb: the step runs as eager: detect_anomaly looks at each operation")
+    task.model.to(where)
+    task = with_precision(task, settings.precision, where)
+    turns = make_turns(task)
+    schedules = make_schedules(task, turns)
+    eager = settings.detect_anomaly or not compile
+    step = Step(task.model, turns, callbacks.step, where, not eager, needs_scale(settings.precision))
+    at, randomness, signals = Position(accumulate=settings.accumulate_grad_batches), RandomState(), Signals()
+    control = Control(step, schedules, at)
+    training = Training(task, step, schedules, train_loaders, val_loaders, where, at, randomness, settings, signals)
     session = Session(
         callbacks,
-        objects={name: thing for name, thing in {**objects, "random": randomness}.items() if thing is not None},
-        record=record,
-        sinks=sinks,
-        log_every_n_steps=log_every_n_steps,
-        carries_out={SetLR: set_lr, SetAccumulation: set_accumulation, Validate: ask, Skip: ask},
+        objects={
+            "model": task.model,
+            "control": control,
+            **{"optimizer" if t.name is None else f"optimizer/{t.name}": t.optimizer for t in turns},
+            **{f"schedule/{name}" if name else "schedule": schedule for name, schedule in schedules.items()},
+            "train_loaders": train_loaders,
+            "val_loaders": val_loaders,
+            "position": at,
+            "step_state": step,
+            "random": randomness,
+        },
+        record=None if trial else record,
+        sinks=() if trial else sinks,
+        log_every_n_steps=settings.log_every_n_steps,
+        carries_out={**control.carries_out(), **training.asks()},
         runs_step_hooks=True,
     )
-    wants = {kind: session.wants(kind) for kind in ev.HOOKS.values()}
-    in_step = [kind for kind in _IN_STEP if wants[kind]]
-
-    def fire(kind: type[ev.Event], **fields: Any) -> None:
-        if wants[kind]:
-            session(kind(epoch=at.epoch, step=at.step, seconds=session.seconds, **fields))
-
-    def lrs() -> ev.Metrics:
-        return ev.Metrics({name: float(group["lr"]) for name, group in _named_groups(optimizer)})
-
-    def finished() -> bool:
-        return session.stopped is not None or 0 <= max_steps <= at.step
-
-    def advance_schedule(interval: str, metrics: Mapping[str, float] | None = None) -> None:
-        if schedule is None or task.schedule_interval != interval:
-            return
-        if not isinstance(schedule, ReduceLROnPlateau):
-            schedule.step()
-        elif metrics is not None:
-            schedule.step(metrics[task.schedule_monitor])  # waits for the device, once a validation
-        step.check_settings()
-
-    def validation() -> None:
-        at.validated = evaluate("validate", task, val, where, fire)
-        if isinstance(schedule, ReduceLROnPlateau):  # before hooks hear of it, so that a checkpoint has it
-            advance_schedule(task.schedule_interval, at.validated)
-        at.phase = "ValidationEnd"
-        fire(ev.ValidationEnd, metrics=at.validated)
-
-    def validation_is_due() -> bool:
-        if val is None or (check_val_every_n_epoch and (at.epoch + 1) % check_val_every_n_epoch):
-            return False
-        if interval is None:
-            return at.epoch_is_over
-        return (at.total_batches if check_val_every_n_epoch is None else at.batches) % interval == 0
-
-    def train_batch(batch: Any) -> None:
-        batch, batch_idx = data.to_device(batch, where), at.batches
-        if wants[ev.TrainBatchStart]:
-            fire(ev.TrainBatchStart, batch_idx=batch_idx, batch=batch, metrics=lrs())
-        at.latest = ev.Metrics()
-        if not asked.pop(Skip, False):
-            first = at.in_window == 0
-            if first:
-                step.set_accumulation(at.accumulate)
-            update = at.epoch_is_over or at.in_window + 1 >= at.accumulate
-            at.latest = step(batch, update, first)
-            at.in_window = 0 if update else at.in_window + 1
-            for kind in in_step:
-                if (first or kind is not ev.BeforeZeroGrad) and (update or kind is not ev.BeforeOptimizerStep):
-                    fire(kind, batch_idx=batch_idx)
-            if update:
-                at.step += 1
-                fire(ev.AfterOptimizerStep, batch_idx=batch_idx)
-                advance_schedule("step")
-        at.batches += 1
-        at.total_batches += 1
-        if at.epoch_is_over:
-            advance_schedule("epoch")
-        at.phase = "TrainBatchEnd"
-        if wants[ev.TrainBatchEnd]:
-            counters = {"epoch": at.epoch, "step": at.step, "seconds": session.seconds}
-            session(ev.TrainBatchEnd(**counters, batch_idx=batch_idx, batch=batch, metrics=at.latest))
-
-    def train_epoch(goes_on: bool) -> None:
-        """Trains an epoch; `goes_on` in the middle of one, at the position and random state of a checkpoint."""
-        now = randomness.now()
-        if goes_on:
-            randomness.put_back(randomness.at_epoch)
-        else:
-            at.batches, at.in_window, at.validated, at.epoch_is_over = 0, 0, ev.Metrics(), False
-            step.start_epoch(at.epoch)
-            sampler: Any = getattr(train, "sampler", None)
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(at.epoch)
-            randomness.at_epoch = randomness.now()
-            at.phase = "TrainEpochStart"
-            fire(ev.EpochStart)
-            fire(ev.TrainEpochStart, batches=n_batches, metrics=lrs())
-        batches = data.at_least_one("fit: train", train)
-        for _ in range(at.batches):
-            next(batches, None)
-        upcoming = next(batches, _END)
-        if goes_on:
-            randomness.put_back(now)
-            if at.phase == "TrainBatchEnd" and validation_is_due():
-                validation()
-        while upcoming is not _END and not finished():
-            batch, upcoming = upcoming, next(batches, _END)
-            at.epoch_is_over = upcoming is _END
-            train_batch(batch)
-            if asked.pop(Validate, False) or validation_is_due():
-                validation()
-
-    def end_epoch() -> None:
-        fire(ev.EpochEnd)
-        if at.epoch_is_over:  # not so when the run was stopped in the middle of it
-            at.epoch, at.phase = at.epoch + 1, ""
-
-    def train_epochs() -> None:
-        goes_on = at.phase != ""
-        while not finished() and (max_epochs < 0 or at.epoch < max_epochs):
-            train_epoch(goes_on)
-            goes_on = False
-            at.phase = "TrainEpochEnd"
-            fire(ev.TrainEpochEnd, metrics=_joined(at.latest, step.means(), at.validated, lrs()))
-            end_epoch()
+    training.take_session(session)
+    fire = training.fire
 
     def run() -> Path | None:
         path = None if resume is None else newest_checkpoint(resume, callbacks)
         if path is not None:  # before the first event, so that states and recording go on in one line
             session.load(store.read(path))
-            if at.phase == "TrainEpochEnd":
-                end_epoch()
+            training.end_epoch()
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
-        fire(ev.InitStart)
-        fire(ev.InitEnd)
-        fire(ev.Setup, stage="fit")
-        fire(ev.ConfigureShardedModel)
-        if path is not None:
-            fire(ev.LoadCheckpoint, path=str(path))
-        fire(ev.FitStart)
-        if not finished() and (max_epochs < 0 or at.epoch < max_epochs):
-            fire(ev.TrainStart, metrics=lrs())
-            train_epochs()
-            fire(ev.TrainEnd)
-        fire(ev.FitEnd)
+        _set_up("fit", fire, session, path, signals, fast_dev_run=bool(trial))
+        training.run(resumed=path is not None)
         return path
 
-    with session:
+    with session, signals, torch_modes(settings):
         resumed = _guarded("fit", fire, run)
-        metrics = {**_joined(at.latest, step.means(), at.validated, lrs()), **session.logged}
+        metrics = {**training.metrics(), **session.logged}
     return Run(
         metrics=metrics,
         stopped=session.stopped,
         state=session.state,
         step_state=step.states,
-        epoch=at.epoch,
+        epoch=at.epochs,
         step=at.step,
         seconds=session.seconds,
         compiled=step.level,
@@ -279,22 +211,31 @@ def fit(
 
 def validate(
     task: Task,
-    val: Iterable[Any],
+    val: Batches,
     *,
     callbacks: Callbacks = (),
+    limit_val_batches: int | float | None = None,
+    precision: str | int = "32",
     device: str | torch.device | None = None,
+    resume: str | Path | None = None,
     record: str | Path | None = None,
     sinks: Iterable[Sink] = (),
+    progress: bool | None = None,
 ) -> Run:
     """Measures a task on validation batches: means weighted by batch size, named `val_loss` and so on.
 
     Args:
       task: its `validate` is called in eval mode without gradients; its `loss` if it has none.
-      val: an iterable of batches.
-      callbacks, device, record, sinks: as in `fit`.
+      val: as in `fit`, one or several.
+      limit_val_batches: batches to take of each, a number (int) or a fraction (float); 0 only sets up and tears down.
+      resume: a checkpoint whose weights and callbacks' states are taken, or a directory or "last" as in `fit`.
+      callbacks, precision, device, record, sinks, progress: as in `fit`.
 
     Returns:
       A `Run` with `metrics` and the callbacks' `state`.
+
+    Raises:
+      TypeError, ValueError: for settings, batches or losses that cannot be.
 
     Example:
       >>> import torch
@@ -302,22 +243,142 @@ def validate(
       >>> validate(task, [torch.ones(4), torch.zeros(2)]).metrics
       {'val_loss': 0.6666666865348816}
     """
-    where = device_for(device)
+    loaders = _limited("validate", "val", val, limit_val_batches)
+    return _pass(VALIDATION, task, loaders, callbacks, precision, device, resume, record, sinks, progress)
+
+
+def test(
+    task: Task,
+    test: Batches,
+    *,
+    callbacks: Callbacks = (),
+    limit_test_batches: int | float | None = None,
+    precision: str | int = "32",
+    device: str | torch.device | None = None,
+    resume: str | Path | None = None,
+    record: str | Path | None = None,
+    sinks: Iterable[Sink] = (),
+    progress: bool | None = None,
+) -> Run:
+    """Measures a task on test batches: means weighted by batch size, named `test_loss` and so on.
+
+    Args:
+      task: its `test` is called in eval mode without gradients; its `loss` if it has none.
+      test: as `val` in `fit`, one or several.
+      limit_test_batches: batches to take of each, a number (int) or a fraction (float); 0 only sets up and tears down.
+      resume: a checkpoint whose weights and callbacks' states are taken, or a directory or "last" as in `fit`.
+      callbacks, precision, device, record, sinks, progress: as in `fit`.
+
+    Returns:
+      A `Run` with `metrics` and the callbacks' `state`.
+
+    Raises:
+      TypeError, ValueError: for settings, batches or losses that cannot be.
+
+    Example:
+      >>> import torch
+      >>> task = Task(torch.nn.Identity(), loss=lambda model, batch: model(batch).mean())
+      >>> several = {"ones": [torch.ones(4)], "zeros": [torch.zeros(2)]}
+      >>> test(task, several).metrics
+      {'test_loss/ones': 1.0, 'test_loss/zeros': 0.0}
+    """
+    loaders = _limited("test", "test", test, limit_test_batches)
+    return _pass(TEST, task, loaders, callbacks, precision, device, resume, record, sinks, progress)
+
+
+vars(test)["__test__"] = False  # or pytest takes it for a test wherever it is imported
+
+
+def predict(
+    task: Task,
+    batches: Batches,
+    *,
+    callbacks: Callbacks = (),
+    return_predictions: bool = True,
+    limit_predict_batches: int | float | None = None,
+    precision: str | int = "32",
+    device: str | torch.device | None = None,
+    resume: str | Path | None = None,
+    record: str | Path | None = None,
+    sinks: Iterable[Sink] = (),
+    progress: bool | None = None,
+) -> Run:
+    """Predicts batches: in eval mode, without gradients, one after the other.
+
+    Args:
+      task: its `predict(model, batch)` is called; without one, the model on the batch's first element.
+      batches: as `val` in `fit`, one or several.
+      return_predictions: whether to keep all. If not, each goes to `on_predict_batch_end` as `event.outputs` and is
+        then forgotten, so that a stream may be longer than memory.
+      limit_predict_batches: batches to take of each, a number (int) or a fraction (float).
+      resume: a checkpoint whose weights and callbacks' states are taken, or a directory or "last" as in `fit`.
+      callbacks, precision, device, record, sinks, progress: as in `fit`.
+
+    Returns:
+      A `Run` with `predictions`: what was predicted for each batch, in a list for each loader where there are several.
+
+    Raises:
+      TypeError, ValueError: for settings or batches that cannot be.
+
+    Example:
+      >>> import torch
+      >>> task = Task(torch.nn.Identity(), loss=lambda model, batch: model(batch).mean())
+      >>> predict(task, [torch.ones(2), torch.zeros(1)]).predictions
+      [tensor([1., 1.]), tensor([0.])]
+    """
+    loaders = _limited("predict", "batches", batches, limit_predict_batches)
+    keep = return_predictions
+    return _pass(PREDICTION, task, loaders, callbacks, precision, device, resume, record, sinks, progress, keep)
+
+
+def _limited(stage: str, name: str, given: Any, limit: int | float | None) -> Loaders:
+    limit = 1.0 if limit is None else limit
+    check_limit(stage, f"limit_{'val' if stage == 'validate' else stage}_batches", limit)
+    return Loaders(f"{stage}: {name}", given, limit)
+
+
+def _pass(
+    the: Pass,
+    task: Task,
+    loaders: Loaders,
+    callbacks: Callbacks,
+    precision: str | int,
+    device: str | torch.device | None,
+    resume: str | Path | None,
+    record: str | Path | None,
+    sinks: Iterable[Sink],
+    progress: bool | None,
+    keep: bool = False,
+) -> Run:
+    """A stage that does not train."""
+    composed, where, signals = _with_progress(compose(callbacks), progress), device_for(device), Signals()
     task.model.to(where)
-    session = Session(callbacks, objects={"model": task.model}, record=record, sinks=sinks, runs_step_hooks=True)
+    task = with_precision(task, checked(precision), where)
+    objects = {"model": task.model}
+    session = Session(composed, objects=objects, record=record, sinks=sinks, runs_step_hooks=True)
 
     def fire(kind: type[ev.Event], **fields: Any) -> None:
         if session.wants(kind):
             session(kind(seconds=session.seconds, **fields))
 
-    def measure() -> ev.Metrics:
-        fire(ev.Setup, stage="validate")
-        metrics = evaluate("validate", task, val, where, fire)
-        fire(ev.ValidationEnd, metrics=metrics)
-        return metrics
+    def body() -> tuple[ev.Metrics, list[list[Any]]]:
+        path = None if resume is None else newest_checkpoint(resume, composed)
+        if path is not None:
+            session.load(store.read(path))
+        _set_up(the.stage, fire, session, path, signals)
+        metrics, kept = ev.Metrics(), []
+        if loaders.wanted:
+            with eval_mode(task.model):
+                if the is PREDICTION:
+                    kept = predictions(task, loaders.at(0), where, fire, signals.act, keep)
+                    fire(ev.PredictEnd)
+                else:
+                    metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act)
+                    fire(the.end, metrics=metrics)
+        return metrics, kept
 
-    with session:
-        metrics = _guarded("validate", fire, measure)
+    with session, signals:
+        metrics, kept = _guarded(the.stage, fire, body)
         measured = dict(metrics)
     return Run(
         metrics={**measured, **session.logged},
@@ -325,14 +386,22 @@ def validate(
         state=session.state,
         seconds=session.seconds,
         recording=session.recording,
+        predictions=(kept if len(kept) != 1 else kept[0]) if keep else None,
     )
 
 
-_END = object()
-_IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep)
+def _set_up(stage: str, fire: Fire, session: Session, path: Path | None, signals: Signals, **setup: Any) -> None:
+    """The events of a stage before its own."""
+    fire(ev.InitStart, stage=stage)
+    fire(ev.InitEnd, stage=stage)
+    fire(ev.Setup, stage=stage, **setup)
+    fire(ev.ConfigureShardedModel, stage=stage)
+    if path is not None:
+        fire(ev.LoadCheckpoint, path=str(path), attached=session.attached)
+    signals.act()
 
 
-def _guarded(stage: str, fire: Any, body: Callable[[], T]) -> T:
+def _guarded(stage: str, fire: Fire, body: Callable[[], Any]) -> Any:
     """Runs a stage: exceptions become events first and then go on, and `teardown` always fires."""
     try:
         result = body()
@@ -350,23 +419,6 @@ def _guarded(stage: str, fire: Any, body: Callable[[], T]) -> T:
         raise
     fire(ev.Teardown, stage=stage)
     return result
-
-
-def _joined(*parts: ev.Metrics) -> ev.Metrics:
-    """Metrics of several moments as one; what is on the device stays there."""
-    values = {name: part[name] if part.pending is None else None for part in parts for name in part}
-    waiting = [part for part in parts if part.pending is not None]
-    names = tuple(name for part in waiting for name in part)
-    pending = torch.cat([part.pending.to(waiting[0].pending.dtype) for part in waiting]) if waiting else None
-    return ev.Metrics(values, names, pending)
-
-
-def _named_groups(optimizer: Optimizer) -> list[tuple[str, dict[str, Any]]]:
-    """Parameter groups as `lr-AdamW`, or `lr-AdamW/pg1`, `lr-AdamW/pg2`, ... where there are several."""
-    name, groups = f"lr-{type(optimizer).__name__}", optimizer.param_groups
-    if len(groups) == 1:
-        return [(name, groups[0])]
-    return [(f"{name}/{group.get('name', f'pg{i}')}", group) for i, group in enumerate(groups, 1)]
 
 
 def _with_progress(callbacks: Callback[Any], progress: bool | None) -> Callback[Any]:

@@ -93,3 +93,15 @@ class Metrics(Mapping[str, float]):
 
     def __eq__(self, other: object) -> bool:
         return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+
+def joined(*parts: Metrics) -> Metrics:
+    """Metrics of several moments as one, later ones winning; what is on the device stays there."""
+    values = {name: value for part in parts for name, value in part._values.items()}
+    waiting = [part for part in parts if part.pending is not None]
+    if not waiting:
+        return Metrics(values)
+    import torch
+
+    pending = torch.cat([part.pending.to(waiting[0].pending.dtype) for part in waiting])
+    return Metrics(values, tuple(name for part in waiting for name in part._names), pending)

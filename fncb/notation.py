@@ -67,7 +67,7 @@ class Notation:
 
         Example:
           >>> notation_of(ef.SetLR).read(b'{"lr":"inf"}')
-          SetLR(lr=inf, group=None)
+          SetLR(lr=inf, group=None, optimizer=None)
         """
         given = msgspec.structs.asdict(self.decode(fields))
         for name in self.live:

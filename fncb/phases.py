@@ -1,10 +1,10 @@
 """The phases of one training batch, as functions over tensors, traced and eager alike.
 
-`held` is the tree of tensors that stay from batch to batch (parameters, buffers, optimizer state, carry, step
+`held` is the tree of tensors that stay from batch to batch (parameters, buffers, optimizer states, carry, step
 states): it is written in place, once everything of a batch is known. `Scratch` is what one batch hands from phase to
-phase.
+phase. A batch is one turn for each optimizer that takes part: backward, update, the next turn's backward, and so on.
 
-A batch that a hook skips leaves no trace: buffers and states are put back, its gradients are not accumulated and its
+A turn that a hook skips leaves no trace: buffers and states are put back, its gradients are not accumulated and its
 metrics do not enter the means. A window all of whose batches were skipped, or that a hook skips as a whole, makes no
 update. The state of a callback that asked to skip is kept, so that it can count.
 """
@@ -21,6 +21,30 @@ from fncb import events as ev
 from fncb.callback import StepHooks
 from fncb.tree import map_leaves
 
+GROWTH_INTERVAL = 2000  # updates without overflow after which the loss scale doubles; torch.amp's default
+
+
+@attrs.frozen
+class Part:
+    """What is fixed of an optimizer's turn in a kind of batch.
+
+    Attributes:
+      index: of the turn, among all optimizers of the task.
+      name: of the optimizer; None where there is one.
+      params: names of the parameters that it moves.
+      update, first: whether the batch ends and begins a window of accumulated batches.
+    """
+
+    index: int
+    name: str | None
+    params: tuple[str, ...]
+    update: bool
+    first: bool
+
+    def named(self, metric: str) -> str:
+        """The name of a metric that belongs to this turn alone."""
+        return metric if self.name is None else f"{metric}/{self.name}"
+
 
 @attrs.define(kw_only=True)
 class Scratch:
@@ -28,95 +52,122 @@ class Scratch:
 
     Attributes:
       states: the step states by key, not yet written back.
+      began: those with which the turn under way began.
       batch: the batch's tensors.
-      loss: 0-d, detached, not divided by the accumulated batches.
-      from_loss: 0-d each, what the loss returned beside the loss.
+      metrics: 0-d each, of the turns that are over: the loss, then what it gave beside.
       published: 0-d each, what step hooks published.
+      skips: 0-d bool each, of the turns that are over, whether they were left out.
+      loss: 0-d, detached, not divided by the accumulated batches; this and what follows is of the turn under way.
+      from_loss: 0-d each, what the loss returned beside the loss.
       grads: by parameter name.
       buffers: as they were before the forward pass.
-      size: 0-d, samples in the batch.
-      skip: 0-d bool, whether this batch is left out; None when no hook can ask for it.
+      skip: 0-d bool, whether this turn is left out; None when no hook can ask for it.
       stop: 0-d bool, whether the update is left out; None likewise.
+      overflow: 0-d bool, whether scaled gradients of the window overflowed; None without a loss scale.
     """
 
     states: dict[str, Any]
+    began: dict[str, Any]
     batch: list[Tensor] = attrs.field(factory=list)
+    metrics: dict[str, Tensor] = attrs.field(factory=dict)
+    published: dict[str, Tensor] = attrs.field(factory=dict)
+    skips: list[Tensor] = attrs.field(factory=list)
     loss: Tensor | None = None
     from_loss: dict[str, Tensor] = attrs.field(factory=dict)
-    published: dict[str, Tensor] = attrs.field(factory=dict)
     grads: dict[str, Tensor] = attrs.field(factory=dict)
     buffers: dict[str, Tensor] = attrs.field(factory=dict)
     skip: Tensor | None = None
     stop: Tensor | None = None
+    overflow: Tensor | None = None
 
 
 def heard(
-    hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, event_type: type[ev.Event], **live: Any
+    hooks: StepHooks[Any] | None,
+    held: Any,
+    scratch: Scratch,
+    event_type: type[ev.Event],
+    part: Part | None,
+    **fields: Any,
 ) -> Mapping[str, Any]:
-    """Runs the hooks of one event on the scratch; returns what they replaced."""
+    """Runs the hooks of one event on the scratch; returns what they replaced. `part` is None between turns."""
     hook = getattr(hooks, ev.hook_name(event_type), None)
     if hook is None:
         return {}
     carry = held["carry"]
-    event = event_type(step=carry["step"], epoch=carry["epoch"], **live)
-    out = hook(scratch.states, event)
+    if part is not None:
+        fields["optimizer"] = part.name
+    out = hook(scratch.states, event_type(**{"step": carry["step"], "epoch": carry["epoch"], **fields}))
     replaced = dict(out.replaced)
     scratch.states = out.state
-    twice = scratch.published.keys() & replaced["metrics"].keys()
+    published = {name if part is None else part.named(name): value for name, value in replaced.pop("metrics").items()}
+    twice = scratch.published.keys() & published.keys()
     if twice:
         raise ValueError(f"step hooks: each metric must be published once, got {sorted(twice)} twice. Rename one.")
-    scratch.published.update(replaced.pop("metrics"))
+    scratch.published.update(published)
     return replaced
 
 
 def before_backward(
-    hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, loss: Tensor, batch: Any, first: bool
+    hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, part: Part, loss: Tensor, batch: Any
 ) -> Tensor:
     """The loss to differentiate: a window's share of it, as hooks left it."""
-    if first:
-        heard(hooks, held, scratch, ev.BeforeZeroGrad)
-    replaced = heard(hooks, held, scratch, ev.BeforeBackward, loss=loss, batch=batch)
+    if part.first:
+        heard(hooks, held, scratch, ev.BeforeZeroGrad, part)
+    replaced = heard(hooks, held, scratch, ev.BeforeBackward, part, loss=loss, batch=batch)
     return replaced.get("loss", loss)
 
 
-def after_backward(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, batch: Any, update: bool) -> None:
+def after_backward(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, part: Part, batch: Any) -> None:
     """Settles which gradients the optimizer is given, if any."""
-    carry, params = held["carry"], detached(held["params"])
-    before = held["states"]
-    replaced = heard(
-        hooks, held, scratch, ev.AfterBackward, loss=scratch.loss, grads=scratch.grads, params=params, batch=batch
-    )
+    carry, turn, params = held["carry"], held["carry"]["turns"][part.index], detached(held["params"], part.params)
+    live = {"loss": scratch.loss, "params": params, "batch": batch}
+    if "scale" in turn:
+        _unscale(turn, scratch, part)
+    replaced = heard(hooks, held, scratch, ev.AfterBackward, part, grads=scratch.grads, **live)
     scratch.grads = replaced.get("grads", scratch.grads)
     asked = replaced.get("skip", {})
     scratch.skip = any_of(asked)
-    scratch.states = put_back(scratch.skip, before, scratch.states, keep=asked)
+    scratch.states = put_back(scratch.skip, scratch.began, scratch.states, keep=asked)
 
     scratch.stop = scratch.skip
     if carry["grads"]:
-        _accumulate(carry, scratch, update)
-    if not update:
+        _accumulate(carry["grads"], turn, scratch, part.update)
+    if not part.update:
         return
     before = scratch.states
-    replaced = heard(
-        hooks, held, scratch, ev.BeforeOptimizerStep, loss=scratch.loss, grads=scratch.grads, params=params, batch=batch
-    )
+    replaced = heard(hooks, held, scratch, ev.BeforeOptimizerStep, part, grads=scratch.grads, **live)
     scratch.grads = replaced.get("grads", scratch.grads)
     asked = replaced.get("skip", {})
     if asked:
-        scratch.stop = any_of({**asked, "": scratch.stop} if scratch.stop is not None else asked)
+        scratch.stop = any_of({**asked, "": scratch.stop})
         if not carry["grads"]:
             scratch.skip = scratch.stop
+    scratch.stop = any_of({"asked": scratch.stop, "overflow": scratch.overflow})
     scratch.states = put_back(scratch.stop, before, scratch.states, keep=asked)
 
 
-def _accumulate(carry: dict[str, Any], scratch: Scratch, update: bool) -> None:
+def _unscale(turn: dict[str, Tensor], scratch: Scratch, part: Part) -> None:
+    """Divides gradients by the loss scale; a scale under which they overflow, anywhere in a window, is halved."""
+    scratch.grads = {name: grad / turn["scale"].to(grad.dtype) for name, grad in scratch.grads.items()}
+    finite = [torch.isfinite(grad).all() for grad in scratch.grads.values()]
+    overflow = turn["overflow"] | ~torch.stack(finite).all()
+    turn["overflow"].copy_(torch.zeros_like(overflow) if part.update else overflow)
+    if part.update:
+        scratch.overflow = overflow
+        calm = torch.where(overflow, torch.zeros_like(turn["calm"]), turn["calm"] + 1)
+        grown = torch.where(calm == GROWTH_INTERVAL, turn["scale"] * 2, turn["scale"])
+        turn["scale"].copy_(torch.where(overflow, turn["scale"] * 0.5, grown))
+        turn["calm"].copy_(torch.where(calm == GROWTH_INTERVAL, torch.zeros_like(calm), calm))
+
+
+def _accumulate(window: dict[str, Tensor], turn: dict[str, Tensor], scratch: Scratch, update: bool) -> None:
     """Adds this batch's gradients to the window's; at its end, hands them out and starts the next window empty."""
-    skip, window = scratch.skip, carry["grads"]
+    skip = scratch.skip
     mine = scratch.grads
     if skip is not None:
         mine = {name: torch.where(skip, torch.zeros_like(grad), grad) for name, grad in mine.items()}
     total = {name: window[name] + grad for name, grad in mine.items()}
-    counted = carry["counted"] + (1 if skip is None else (~skip).to(carry["counted"].dtype))
+    counted = turn["counted"] + (1 if skip is None else (~skip).to(turn["counted"].dtype))
     if update:
         scratch.grads = total
         scratch.stop = None if skip is None else counted == 0
@@ -125,7 +176,7 @@ def _accumulate(carry: dict[str, Any], scratch: Scratch, update: bool) -> None:
             window[name].zero_()
         else:
             window[name].copy_(total[name])
-    carry["counted"].copy_(torch.zeros_like(counted) if update else counted)
+    turn["counted"].copy_(torch.zeros_like(counted) if update else counted)
 
 
 def move(scratch: Scratch, tensors: list[Tensor], update: Callable[[], None]) -> None:
@@ -138,39 +189,53 @@ def move(scratch: Scratch, tensors: list[Tensor], update: Callable[[], None]) ->
             tensor.copy_(torch.where(stop, was, tensor))
 
 
-def after_update(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, batch: Any, updated: bool) -> Tensor:
-    """Runs the last hooks, writes back what stays, and packs the metrics: loss, what it gave beside, published."""
-    carry, params = held["carry"], detached(held["params"])
-    if updated:
-        carry["step"].add_(1)
-        before = scratch.states
-        replaced = heard(hooks, held, scratch, ev.AfterOptimizerStep, params=params, grads=scratch.grads, batch=batch)
+def after_update(
+    hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, part: Part, batch: Any, sums: Tensor, size: int
+) -> None:
+    """Ends a turn: the hooks after the update, the means, and what it skipped is put back."""
+    turn, skip = held["carry"]["turns"][part.index], scratch.skip
+    if part.update:
+        params, before = detached(held["params"], part.params), scratch.states
+        live = {"params": params, "grads": scratch.grads, "batch": batch}
+        replaced = heard(hooks, held, scratch, ev.AfterOptimizerStep, part, step=held["carry"]["step"] + 1, **live)
         scratch.states = put_back(scratch.stop, before, scratch.states, keep=())
         moved = put_back(scratch.stop, params, replaced.get("params", params), keep=())
         for name, value in moved.items():
             if value is not params[name]:
                 params[name].copy_(value)
-    before = scratch.states
-    metrics = {"loss": scratch.loss, **scratch.from_loss, **scratch.published}
-    heard(hooks, held, scratch, ev.TrainBatchEnd, params=params, batch=batch, metrics=metrics)
-    scratch.states = put_back(scratch.skip, before, scratch.states, keep=())
+    metrics = {part.named("loss"): scratch.loss, **scratch.from_loss}
+    twice = metrics.keys() & scratch.metrics.keys()
+    if twice:
+        raise ValueError(f"loss: each metric must have a name of its own, got {sorted(twice)} twice. Rename one.")
+    scratch.metrics.update(metrics)
 
-    if scratch.skip is not None:
+    values = torch.stack([value.to(sums.dtype) for value in metrics.values()]) * size
+    weight: Any = size
+    if skip is not None:
+        values = torch.where(skip, torch.zeros_like(values), values)
+        weight = (~skip).to(turn["weight"].dtype) * size
         for name, was in scratch.buffers.items():
-            held["buffers"][name].copy_(torch.where(scratch.skip, was, held["buffers"][name]))
+            held["buffers"][name].copy_(torch.where(skip, was, held["buffers"][name]))
+        scratch.skips.append(skip)
+    sums.add_(values)
+    turn["weight"].add_(weight)
+    scratch.began = scratch.states
+
+
+def conclude(
+    hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, turns: int, batch: Any, update: bool
+) -> dict[str, Tensor]:
+    """Ends a batch of so many turns: runs the last hooks and writes back what stays; gives all metrics by name."""
+    carry = held["carry"]
+    if update:
+        carry["step"].add_(1)
+    before, metrics = scratch.states, {**scratch.metrics, **scratch.published}
+    params = detached(held["params"], held["params"])
+    heard(hooks, held, scratch, ev.TrainBatchEnd, None, params=params, batch=batch, metrics=metrics)
+    left_out = torch.stack(scratch.skips).all() if len(scratch.skips) == turns else None
+    scratch.states = put_back(left_out, before, scratch.states, keep=())
     map_leaves(lambda old, new: old.copy_(new), held["states"], scratch.states)
-    dtype = carry["share"].dtype
-    return torch.stack([value.to(dtype) for value in {**metrics, **scratch.published}.values()])
-
-
-def add_to_means(carry: dict[str, Tensor], scratch: Scratch, metrics: Tensor, size: int) -> None:
-    """Adds this batch's metrics to the epoch's sums, weighted by its size."""
-    if scratch.skip is None:
-        carry["sums"].add_(metrics * size)
-        carry["weight"].add_(size)
-    else:
-        carry["sums"].add_(torch.where(scratch.skip, torch.zeros_like(metrics), metrics * size))
-        carry["weight"].add_((~scratch.skip).to(carry["weight"].dtype) * size)
+    return {**metrics, **scratch.published}
 
 
 def put_back(flag: Tensor | None, before: Any, after: Any, keep: Any) -> Any:
@@ -184,14 +249,15 @@ def put_back(flag: Tensor | None, before: Any, after: Any, keep: Any) -> Any:
     }
 
 
-def any_of(flags: Mapping[str, Tensor]) -> Tensor | None:
+def any_of(flags: Mapping[str, Tensor | None]) -> Tensor | None:
     """Whether any flag is set; None when there is none."""
     found = None
     for flag in flags.values():
-        found = flag if found is None else found | flag
+        if flag is not None:
+            found = flag if found is None else found | flag
     return found
 
 
-def detached(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters as plain tensors that share their memory."""
-    return {name: p.detach() for name, p in params.items()}
+def detached(params: Mapping[str, Tensor], names: Any) -> dict[str, Tensor]:
+    """Some parameters as plain tensors that share their memory."""
+    return {name: params[name].detach() for name in names}

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import torch
 
+from fncb.effects import Effect
 from fncb.events import Metrics
 
 
@@ -25,7 +26,11 @@ class Position:
       epoch_is_over: whether the last batch of the epoch is done or under way.
       latest: the metrics of the last batch.
       validated: the metrics of this epoch's last validation.
-      phase: the event before which everything is done, by class name; "" before an epoch.
+      validated_at: seconds since the run began, when the last validation ended or training began.
+      phase: the moment of the epoch that is reached, mostly the event under way by its class name; "" between epochs.
+      cut: whether the epoch under way has ended for the callbacks though batches are left, as the run was stopped.
+      asked: class names of effects that are still to be carried out.
+      loader: the state of the training loader, if it keeps one, before the batch that comes next.
     """
 
     epoch: int = 0
@@ -37,18 +42,35 @@ class Position:
     epoch_is_over: bool = False
     latest: Metrics = attrs.field(factory=Metrics)
     validated: Metrics = attrs.field(factory=Metrics)
+    validated_at: float = 0.0
     phase: str = ""
+    cut: bool = False
+    asked: list[str] = attrs.field(factory=list)
+    loader: Any = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that have begun and ended, the last one maybe in part."""
+        return self.epoch + self.cut
+
+    def take(self, effect: type[Effect]) -> bool:
+        """Whether an effect was asked for, which it is then no longer."""
+        asked = effect.__name__ in self.asked
+        if asked:
+            self.asked.remove(effect.__name__)
+        return asked
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data; reads the metrics."""
         plain = {field.name: getattr(self, field.name) for field in attrs.fields(Position)}
-        return {**plain, "latest": dict(self.latest), "validated": dict(self.validated)}
+        return {**plain, "latest": dict(self.latest), "validated": dict(self.validated), "asked": list(self.asked)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         for name, value in saved.items():
             setattr(self, name, value)
         self.latest, self.validated = Metrics(saved["latest"]), Metrics(saved["validated"])
+        self.asked = list(saved["asked"])
 
 
 class RandomState:

@@ -6,173 +6,229 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fncb import compiling, data, phases
 from fncb import events as ev
 from fncb import optimizer as opt
 from fncb.callback import StepHooks
-from fncb.phases import Scratch
-from fncb.task import loss_and_metrics
+from fncb.measures import Measured
+from fncb.phases import Part, Scratch
+from fncb.task import Turn, loss_and_metrics
 from fncb.tree import leaves, map_leaves
 
 
 @attrs.frozen
 class Regions:
-    """One kind of batch, cut into functions over tensors.
+    """One kind of batch, cut into functions over tensors. What is passed on is a flat list.
 
     Attributes:
-      before: from a batch to the gradients that the optimizer is given, as a flat list.
-      after: from that list to the metrics, when the optimizer has moved.
-      whole: both, with the optimizer traced in between.
-      unpack: what the flat list holds.
+      before: one a turn, from the batch and what the turn before it passed on to the gradients for the optimizer.
+      after: one a turn, from that when the optimizer has moved to what is passed on; the last one's are the metrics.
+      whole: all, with the optimizers traced in between.
+      unpack: what the list that a turn's `before` passes on holds.
     """
 
-    before: Callable[[Any], list[Tensor]]
-    after: Callable[[list[Tensor]], Tensor]
-    whole: Callable[[Any], Tensor]
-    unpack: Callable[[list[Tensor]], Scratch]
+    before: list[Callable[[Any, list[Tensor]], tuple[list[Tensor], Measured]]]
+    after: list[Callable[[list[Tensor]], Any]]
+    whole: Callable[[Any], tuple[Tensor, Measured]]
+    unpack: Callable[[int, list[Tensor]], Scratch]
+
+
+@attrs.frozen
+class Found:
+    """Told what a trace finds out.
+
+    Attributes:
+      averages: given a turn's index and the names of the metrics of its loss, gives where to add up their means.
+      metrics: given the names of all metrics, in order.
+    """
+
+    averages: Callable[[int, tuple[str, ...]], Tensor]
+    metrics: Callable[[tuple[str, ...]], None]
 
 
 def regions(
     model: nn.Module,
-    user_loss: Callable[[Any, Any], Any],
+    turns: list[tuple[Turn, Part]],
     hooks: StepHooks[Any] | None,
-    optimizer: Optimizer,
     tree: dict[str, Any],
     example: Any,
-    update: bool,
-    first: bool,
     region: Callable[[Any], Any],
-    found: Callable[[tuple[str, ...], tuple[str, ...]], Tensor],
+    found: Found,
 ) -> Regions:
     """Writes the phases for batches like `example`.
 
     Args:
-      model, user_loss, hooks, optimizer: as in `Step`.
-      tree: the held tensors; with `optimizer` and `lrs` among them, `whole` may be called.
+      model, hooks: as in `Step`.
+      turns: those that take part in this kind of batch, in order.
+      tree: the held tensors; with `optimizers` and `lrs` among them, `whole` may be called.
       example: a batch of this kind.
-      update, first: whether it ends and begins a window of accumulated batches.
       region: marks a function that runs as plain Python while tracing: it is then given and gives flat lists of
         tensors, and what else it knows (structure, names) it has from here. Outside of the regions, Dynamo traces:
-        the model, the loss and the gradient. The identity, for eager use, hands trees over as they are.
-      found: told the names of the metrics, those of the loss and those that hooks published, gives where to add the
-        means.
+        the model, the losses and their gradients. The identity, for eager use, hands trees over as they are.
+      found: what the trace tells.
     """
     carry, traced = tree["carry"], region is compiling.nonstrict
     held = [leaf for _, leaf in leaves(tree)] if traced else tree
     like = map_leaves(lambda _: 0, tree)
-    skeleton: dict[str, Any] = {}
-    params, names = list(tree["params"].values()), list(tree["params"])
+    skeletons: dict[str, Any] = {}
     skips = hooks is not None and (hooks.on_after_backward or hooks.on_before_optimizer_step) is not None
     buffers = list(tree["buffers"].values()) if skips else []
-    ids = {name: id(p) for name, p in tree["params"].items()}
-    accumulates, share = bool(carry["grads"]), carry["share"]
+    update = turns[0][1].update
     replaces_batch = hooks is not None and hooks.on_train_batch_start is not None
     replaces_loss = hooks is not None and (
-        hooks.on_before_backward is not None or (first and hooks.on_before_zero_grad is not None)
+        hooks.on_before_backward is not None or (turns[0][1].first and hooks.on_before_zero_grad is not None)
     )
 
-    def pack(scratch: Scratch) -> Any:
+    def pack(where: str, scratch: Scratch) -> Any:
         if not traced:
             return scratch
-        skeleton["scratch"] = map_leaves(lambda _: 0, scratch)
+        skeletons[where] = map_leaves(lambda _: 0, scratch)
         return [leaf for _, leaf in leaves(scratch)]
 
-    def unpack(passed: Any) -> Scratch:
-        return _fill(skeleton["scratch"], passed) if traced else passed
+    def unpack(where: str, passed: Any) -> Scratch:
+        return _fill(skeletons[where], passed) if traced else passed
 
     def unheld(held: Any) -> dict[str, Any]:
         return _fill(like, held) if traced else held
 
-    def taken_up(tree: Any, passed: list[Tensor]) -> Scratch:
-        return unpack(passed) if passed else Scratch(states=tree["states"])
+    def begun(tree: Any) -> Scratch:
+        return Scratch(states=tree["states"], began=tree["states"])
+
+    def concluded(tree: Any, scratch: Scratch) -> Tensor:
+        metrics = phases.conclude(hooks, tree, scratch, len(turns), data.refill(example, list(scratch.batch)), update)
+        found.metrics(tuple(metrics))
+        return torch.stack([value.to(carry["share"].dtype) for value in metrics.values()])
 
     @region
     def start(held: list[Tensor], batch: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         with torch.no_grad():
             tree = unheld(held)
-            scratch = taken_up(tree, [])
-            given, stays = data.refill(example, list(batch)), phases.detached(tree["params"])
-            replaced = phases.heard(hooks, tree, scratch, ev.TrainBatchStart, batch=given, params=stays)
-            return pack(scratch), data.tensors(replaced.get("batch", given))
+            scratch = begun(tree)
+            given, stays = data.refill(example, list(batch)), phases.detached(tree["params"], tree["params"])
+            replaced = phases.heard(hooks, tree, scratch, ev.TrainBatchStart, None, batch=given, params=stays)
+            scratch.batch = data.tensors(replaced.get("batch", given))
+            return pack("start", scratch), scratch.batch
 
-    @region
-    def weigh(
-        held: list[Tensor], passed: list[Tensor], batch: list[Tensor], loss: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        tree = unheld(held)
-        scratch = taken_up(tree, passed)
-        weighed = phases.before_backward(hooks, tree, scratch, loss, data.refill(example, list(batch)), first)
-        return pack(scratch), weighed
+    def turn(i: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+        """A turn up to its gradients, from there without the optimizer, and from there with it."""
+        of_task, part = turns[i]
+        params = [tree["params"][name] for name in part.params]
+        ids = {name: id(p) for name, p in zip(part.params, params, strict=True)}
+        mine, last = carry["turns"][part.index], i == len(turns) - 1
+        came = f"after {i - 1}" if i else "start"
 
-    def forward(batch: Any) -> Any:
-        passed, inputs = [], data.tensors(batch)
-        if replaces_batch:
-            passed, inputs = start(held, inputs)
-            batch = data.refill(batch, list(inputs))
-        old = [buffer.clone() for buffer in buffers]
-        loss, beside = loss_and_metrics("loss", user_loss(model, batch))
-        if not loss.requires_grad:
-            raise ValueError("loss: a loss must need gradients, got one that depends on no trainable parameter.")
-        weighed = loss * share if accumulates else loss
-        if replaces_loss:
-            passed, weighed = weigh(held, passed, inputs, weighed)
-        grads = torch.autograd.grad(weighed, params, allow_unused=True)
-        used = {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
-        return passed, inputs, loss.detach(), beside, used, old
+        def taken_up(tree: Any, where: str, passed: list[Tensor]) -> Scratch:
+            return unpack(where, passed) if passed else begun(tree)
 
-    def settled(tree: Any, passed: Any, inputs: Any, loss: Any, beside: Any, grads: Any, old: Any) -> Scratch:
-        scratch = taken_up(tree, passed)
-        scratch.batch, scratch.loss, scratch.from_loss, scratch.grads = list(inputs), loss, dict(beside), dict(grads)
-        scratch.buffers = dict(zip(tree["buffers"], old, strict=False))
-        phases.after_backward(hooks, tree, scratch, data.refill(example, list(inputs)), update)
-        return scratch
+        @region
+        def inputs_of(passed: list[Tensor]) -> list[Tensor]:
+            return unpack(came, passed).batch
 
-    def concluded(tree: Any, scratch: Scratch) -> Tensor:
-        batch = data.refill(example, list(scratch.batch))
-        metrics = phases.after_update(hooks, tree, scratch, batch, update)
-        averaged = ("loss", *scratch.from_loss)
-        sums = found(averaged, tuple(scratch.published))
-        if not traced:
-            tree["carry"]["sums"] = sums  # which may have been made just now
-        phases.add_to_means(tree["carry"], scratch, metrics[: len(averaged)], data.batch_size(batch))
-        return metrics
-
-    @region
-    def settle(held: list[Tensor], *values: Any) -> list[Tensor]:
-        with torch.no_grad():
-            return pack(settled(unheld(held), *values))
-
-    @region
-    def conclude(held: list[Tensor], passed: list[Tensor]) -> Tensor:
-        with torch.no_grad():
-            return concluded(unheld(held), unpack(passed))
-
-    @region
-    def finish(held: list[Tensor], *values: Any) -> Tensor:
-        with torch.no_grad():
+        @region
+        def weigh(
+            held: list[Tensor], passed: list[Tensor], batch: list[Tensor], loss: Tensor
+        ) -> tuple[list[Tensor], Tensor]:
             tree = unheld(held)
-            scratch = settled(tree, *values)
-            if update:
-                given = {ids[name]: grad for name, grad in scratch.grads.items()}
-                stays = {ids[name]: p for name, p in phases.detached(tree["params"]).items()}
-                moving = [*stays.values(), *(leaf for _, leaf in leaves(tree["optimizer"]))]
-                phases.move(
-                    scratch, moving, lambda: opt.traced_update(optimizer, stays, given, tree["optimizer"], tree["lrs"])
-                )
-            return concluded(tree, scratch)
+            scratch = taken_up(tree, came, passed)
+            weighed = phases.before_backward(hooks, tree, scratch, part, loss, data.refill(example, list(batch)))
+            return pack(f"weigh {i}", scratch), weighed
 
-    def before(batch: Any) -> list[Tensor]:
-        return settle(held, *forward(batch))
+        def forward(batch: Any, passed: Any) -> Any:
+            inputs = data.tensors(batch)
+            if replaces_batch:
+                if i:
+                    inputs = inputs_of(passed)
+                else:
+                    passed, inputs = start(held, inputs)
+                batch = data.refill(batch, list(inputs))
+            old = [buffer.clone() for buffer in buffers]
+            loss, beside, measured = loss_and_metrics("loss", of_task.loss(model, batch))
+            if not loss.requires_grad:
+                raise ValueError("loss: a loss must need gradients, got one that depends on no trainable parameter.")
+            weighed = loss * carry["share"] if carry["grads"] else loss
+            if replaces_loss:
+                passed, weighed = weigh(held, passed, inputs, weighed)
+            scaled = weighed * mine["scale"] if "scale" in mine else weighed
+            grads = torch.autograd.grad(scaled, params, allow_unused=True)
+            used = {name: grad for name, grad in zip(part.params, grads, strict=True) if grad is not None}
+            return (passed, inputs, loss.detach(), beside, used, old), measured
 
-    def after(passed: list[Tensor]) -> Tensor:
-        return conclude(held, passed)
+        def settled(tree: Any, passed: Any, inputs: Any, loss: Any, beside: Any, grads: Any, old: Any) -> Scratch:
+            scratch = taken_up(tree, f"weigh {i}" if replaces_loss else came, passed)
+            scratch.batch, scratch.loss, scratch.from_loss, scratch.grads = (
+                list(inputs),
+                loss,
+                dict(beside),
+                dict(grads),
+            )
+            scratch.buffers = dict(zip(tree["buffers"], old, strict=False))
+            phases.after_backward(hooks, tree, scratch, part, data.refill(example, list(inputs)))
+            return scratch
 
-    def whole(batch: Any) -> Tensor:
-        return finish(held, *forward(batch))
+        def ended(tree: Any, scratch: Scratch) -> Any:
+            batch = data.refill(example, list(scratch.batch))
+            of_turn = tree["carry"]["turns"][part.index]
+            sums = found.averages(part.index, (part.named("loss"), *scratch.from_loss))
+            if traced:
+                sums = of_turn["sums"]  # as the trace knows it; in eager use it may have been made just now
+            phases.after_update(hooks, tree, scratch, part, batch, sums, data.batch_size(batch))
+            return concluded(tree, scratch) if last else pack(f"after {i}", scratch)
 
-    return Regions(before, after, whole, unpack)
+        @region
+        def settle(held: list[Tensor], *values: Any) -> list[Tensor]:
+            with torch.no_grad():
+                return pack(f"before {i}", settled(unheld(held), *values))
+
+        @region
+        def end(held: list[Tensor], passed: list[Tensor]) -> Any:
+            with torch.no_grad():
+                return ended(unheld(held), unpack(f"before {i}", passed))
+
+        @region
+        def finish(held: list[Tensor], *values: Any) -> Any:
+            with torch.no_grad():
+                tree = unheld(held)
+                scratch = settled(tree, *values)
+                if update:
+                    states, lrs = tree["optimizers"][part.index], tree["lrs"][part.index]
+                    given = {ids[name]: grad for name, grad in scratch.grads.items()}
+                    stays = {ids[name]: p for name, p in phases.detached(tree["params"], part.params).items()}
+                    moving = [*stays.values(), *(leaf for _, leaf in leaves(states))]
+                    phases.move(
+                        scratch, moving, lambda: opt.traced_update(of_task.optimizer, stays, given, states, lrs)
+                    )
+                return ended(tree, scratch)
+
+        def before(batch: Any, passed: list[Tensor]) -> tuple[list[Tensor], Measured]:
+            values, measured = forward(batch, passed)
+            return settle(held, *values), measured
+
+        def after(passed: list[Tensor]) -> Any:
+            return end(held, passed)
+
+        def both(batch: Any, passed: list[Tensor]) -> tuple[Any, Measured]:
+            values, measured = forward(batch, passed)
+            return finish(held, *values), measured
+
+        before.__name__, after.__name__ = f"before_{i}", f"after_{i}"
+        return before, after, both
+
+    cut = [turn(i) for i in range(len(turns))]
+
+    def whole(batch: Any) -> tuple[Tensor, Measured]:
+        passed, measured = cut[0][2](batch, [])
+        for _, _, both in cut[1:]:
+            passed, more = both(batch, passed)
+            measured = {**measured, **more}
+        return passed, measured
+
+    return Regions(
+        before=[before for before, _, _ in cut],
+        after=[after for _, after, _ in cut],
+        whole=whole,
+        unpack=lambda i, passed: unpack(f"before {i}", passed),
+    )
 
 
 def _fill(like: Any, flat: list[Tensor]) -> Any:

@@ -11,20 +11,21 @@ from fncb.effects import Stop
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """The outcome of `fit` or `validate`, a value.
+    """The outcome of `fit`, `validate`, `test` or `predict`, a value.
 
     Attributes:
       metrics: the last value of each metric by name.
       stopped: the `Stop` that ended it, or None.
       state: key to host state.
       step_state: key to the tensors that step hooks keep.
-      epoch: epochs finished.
+      epoch: epochs trained, the last one maybe in part.
       step: optimizer steps made.
       seconds: from the beginning, summed over resumes.
       compiled: how the step ran at last: "one graph", "two regions" or "eager".
       recompilations: graphs compiled beyond the first of each kind, for example for a smaller last batch.
       resumed: the checkpoint that the run went on from, or None.
       recording: the file that holds its events, or None.
+      predictions: what `predict` returned for each batch, in lists by loader where there are several; None otherwise.
     """
 
     metrics: Mapping[str, float]
@@ -38,3 +39,4 @@ class Run:
     recompilations: int = 0
     resumed: Path | None = None
     recording: Path | None = None
+    predictions: list[Any] | None = attrs.field(default=None, repr=False)

@@ -3,7 +3,8 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from toolz import isdistinct, merge
 from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose
-from fncb.effects import Delete, Effect, Log, Save, Stop
+from fncb.effects import Attach, Delete, Effect, Log, Save, Stop
 from fncb.interpret import Handler, Screen, handlers, write_checkpoint
 from fncb.recording import Recorder
 from fncb.sinks.sink import Sink
@@ -27,6 +28,12 @@ _PER_BATCH = frozenset(
     if (issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd) or event_type is ev.BeforeZeroGrad
 )
 """Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
+
+
+_NO_TIME_TO_SAVE = frozenset(
+    (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
+)
+"""Events at which the model has moved and the position in the run has not."""
 
 
 _TO_SINKS = frozenset((ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd))
@@ -52,6 +59,7 @@ class Session:
       state: the composition's state, key to host state.
       stopped: the first `Stop` that was asked for, or None.
       logged: the last value of each metric that `Log` gave.
+      attached: what callbacks had attached to the checkpoint that was loaded, by their keys.
 
     Raises:
       ValueError: if a callback may ask for an effect that nobody here can carry out, or has step hooks that nobody
@@ -82,14 +90,17 @@ class Session:
         self.state: Mapping[str, Any] = self.callbacks.init()
         self.stopped: Stop | None = None
         self.logged: dict[str, float] = {}
+        self.attached: Mapping[str, Any] = {}
         self.objects = dict(objects or {})
         self.recording: Path | None = None
         self._record, self._recorder = record, None
         self._sinks, self._log_every = tuple(sinks), log_every_n_steps
         self._screen = screen or Screen()
-        own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log}
+        own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
         self._handlers = merge(own, handlers(self._screen), carries_out or {})
         self._saving: list[dict[str, str]] = []
+        self._attached: dict[str, Any] = {}
+        self._aside = False
         self._began, self._before = time.perf_counter(), 0.0
         self._busy = False
         self._last: ev.Event = ev.Event()
@@ -172,7 +183,7 @@ class Session:
             self._recorder.event(event)
             for effect in effects:
                 self._recorder.effect(effect)
-        if self._sinks:
+        if self._sinks and not self._aside:
             self._to_sinks(kind, event)
         return effects
 
@@ -185,21 +196,44 @@ class Session:
                 "another `filename=` or `dirpath`."
             )
         self._saving = [{"path": str(store.free_name(name)), "requested": name} for name in names]
-        to_save = iter(self._saving)
+        if names and type(event) in _NO_TIME_TO_SAVE:
+            raise ValueError(
+                f"Save: a checkpoint must be of a moment between batches, got {type(event).__name__}, when one is half "
+                "done. Ask for it at on_train_batch_end."
+            )
         for effect in effects:
             if type(effect) is Save:
-                answer = write_checkpoint(**next(to_save), tree=self.snapshot(), event=event)
-            else:
-                handler = self._handlers.get(type(effect))
-                if handler is None:
-                    names = sorted(kind.__name__ for kind in self._handlers)
-                    raise ValueError(
-                        f"{effect!r}: nobody here carries it out. There are {names}. Declare it in `emits`."
-                    )
-                answer = handler(effect, event)
+                continue
+            handler = self._handlers.get(type(effect))
+            if handler is None:
+                known = sorted(kind.__name__ for kind in self._handlers)
+                raise ValueError(f"{effect!r}: nobody here carries it out. There are {known}. Declare it in `emits`.")
+            answer = handler(effect, event)
             if answer is not None:
                 answers.append(answer)
+        for saving in self._saving:  # last, so that a checkpoint holds what the other effects changed
+            answers += self._prepare_checkpoint(saving["path"], event)
+            answers.append(write_checkpoint(**saving, tree=self.snapshot(event), event=event))
         return answers
+
+    def _prepare_checkpoint(self, path: str, event: ev.Event) -> list[ev.Event]:
+        self._attached = {}
+        if not self.wants(ev.SaveCheckpoint):
+            return []
+        counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
+        effects = self._hear(ev.SaveCheckpoint(**counters, path=path))
+        again = [effect for effect in effects if type(effect) is Save]
+        if again:
+            raise ValueError(f"on_save_checkpoint must not save, got {again[0]!r}.")
+        saving = self._saving
+        answers = self._carry_out(effects, self._last)
+        self._saving = saving
+        return answers
+
+    def _attach(self, effect: Attach, event: ev.Event) -> None:
+        if type(event) is not ev.SaveCheckpoint:
+            raise ValueError(f"Attach: it must be asked for at on_save_checkpoint, got it at {type(event).__name__}.")
+        self._attached[effect.key or ""] = state_dict(effect.data)
 
     def _stop(self, effect: Stop, event: ev.Event) -> ev.Event | None:
         if self.stopped is not None:
@@ -209,7 +243,7 @@ class Session:
 
     def _log(self, effect: Log, event: ev.Event) -> None:
         self.logged.update(effect.metrics)
-        for sink in self._sinks:
+        for sink in () if self._aside else self._sinks:
             sink.log(ev.Metrics(effect.metrics), event)
 
     def _to_sinks(self, kind: type[ev.Event], event: Any) -> None:
@@ -219,11 +253,20 @@ class Session:
             for sink in self._sinks:
                 sink.log(event.metrics, event)
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """What is logged in this block reaches no sink and is forgotten, as in a sanity check."""
+        logged, self._aside = dict(self.logged), True
+        try:
+            yield
+        finally:
+            self.logged, self._aside = logged, False
+
     # Saving and resuming.
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything that a checkpoint holds, as nested plain data and tensors."""
-        last, recorder = self._last, self._recorder
+    def snapshot(self, last: ev.Event | None = None) -> dict[str, Any]:
+        """Everything that a checkpoint holds, as nested plain data and tensors; `last` is the event that it is of."""
+        last, recorder = last or self._last, self._recorder
         if recorder is not None:
             recorder.flush(durable=True)  # what the checkpoint goes on after must outlive it
         return {
@@ -235,6 +278,7 @@ class Session:
             "recorded": None if recorder is None else {"name": recorder.path.name, "lines": recorder.lines},
             "logged": dict(self.logged),
             "saving": list(self._saving),
+            "attached": dict(self._attached),
             "callbacks": state_dict(self.state),
             **{name: thing.state_dict() for name, thing in self.objects.items()},
         }
@@ -255,7 +299,7 @@ class Session:
                 sorted(saved.keys() - known),
             )
         self.state = load_state_dict(self.callbacks, saved, strict=False)
-        self.logged = dict(snapshot["logged"])
+        self.logged, self.attached = dict(snapshot["logged"]), snapshot["attached"]
         for name, thing in self.objects.items():
             if name in snapshot:
                 thing.load_state_dict(snapshot[name])

@@ -3,66 +3,199 @@
 import logging
 import random
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from fncb import store
-from fncb.callback import Callback
+from fncb.callback import Callback, compose
+from fncb.callbacks import clip_grad_norm, timer
+from fncb.durations import seconds_of
+from fncb.precision import Precision, checked
 
 log = logging.getLogger("fncb")
 
-
-def epoch_limit(max_epochs: int | None, max_steps: int) -> int:
-    """Epochs to train, -1 for no limit: 1000 if nothing is said."""
-    if max_epochs is None:
-        return -1 if max_steps >= 0 else 1000
-    return max_epochs
+Interval = int | float | str | timedelta | Mapping[str, float]
 
 
-def check_counts(
-    max_epochs: int, max_steps: int, accumulate_grad_batches: int, check_val_every_n_epoch: int | None, every: int
-) -> None:
-    """Raises unless each setting is an int in its range."""
-    for name, value, least in (
-        ("max_epochs", max_epochs, -1),
-        ("max_steps", max_steps, -1),
-        ("accumulate_grad_batches", accumulate_grad_batches, 1),
-        ("check_val_every_n_epoch", 1 if check_val_every_n_epoch is None else check_val_every_n_epoch, 1),
-        ("log_every_n_steps", every, 1),
-    ):
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What `fit` was asked for, under the names of its arguments, where the docstring of `fit` says what they mean."""
+
+    max_epochs: int = 1000
+    max_steps: int = -1
+    min_epochs: int = 0
+    min_steps: int = 0
+    max_time: str | timedelta | Mapping[str, float] | None = None
+    limit_train_batches: int | float = 1.0
+    limit_val_batches: int | float = 1.0
+    val_check_interval: Interval = 1.0
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int = 2
+    overfit_batches: int | float = 0
+    fast_dev_run: int = 0
+    accumulate_grad_batches: int = 1
+    reload_dataloaders_every_n_epochs: int = 0
+    log_every_n_steps: int = 50
+    gradient_clip_val: float | None = None
+    precision: Precision = "32"
+    deterministic: bool | str | None = None
+    detect_anomaly: bool = False
+
+    @property
+    def validates_by_time(self) -> float | None:
+        """Seconds between validations, None if they are counted in batches."""
+        value = self.val_check_interval
+        return None if isinstance(value, int | float) else seconds_of("fit: val_check_interval", value)
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """The settings among the arguments of `fit`, each checked, and all against each other.
+
+    Raises:
+      TypeError, ValueError: in one sentence, for what cannot be or makes no sense together.
+    """
+    said = {field.name: given[field.name] for field in attrs.fields(Settings)}
+    for name in ("min_epochs", "min_steps"):
+        said[name] = said[name] or 0
+    if said["max_epochs"] is None:
+        said["max_epochs"] = -1 if said["max_steps"] != -1 or said["max_time"] is not None else 1000
+    said["precision"] = _told("fit", checked, said["precision"])
+    for name in ("limit_train_batches", "limit_val_batches"):
+        if said["overfit_batches"] and said[name] is not None:
+            raise ValueError(f"fit: overfit_batches sets {name} itself, got both. Drop one.")
+        said[name] = 1.0 if said[name] is None else said[name]
+    settings = Settings(**said)
+    _check_counts(settings)
+    for name in ("limit_train_batches", "limit_val_batches", "overfit_batches"):
+        check_limit("fit", name, getattr(settings, name))
+    _check_interval(settings)
+    _check_together(settings)
+    if settings.fast_dev_run:
+        n = int(settings.fast_dev_run)
+        settings = attrs.evolve(
+            settings, limit_train_batches=n, limit_val_batches=n, max_steps=n, max_epochs=1, num_sanity_val_steps=0,
+            val_check_interval=1.0, check_val_every_n_epoch=1, min_epochs=0, min_steps=0,
+        )  # fmt: skip
+    if settings.overfit_batches:
+        n = settings.overfit_batches
+        settings = attrs.evolve(settings, limit_train_batches=n, limit_val_batches=n)
+    return settings
+
+
+def _told(who: str, check: Any, value: Any) -> Any:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{who}: {error}") from None
+
+
+def _check_counts(settings: Settings) -> None:
+    """Raises unless each setting that counts something is an int in its range."""
+    least = {"max_epochs": -1, "max_steps": -1, "num_sanity_val_steps": -1, "accumulate_grad_batches": 1}
+    least |= {"min_epochs": 0, "min_steps": 0, "log_every_n_steps": 1, "reload_dataloaders_every_n_epochs": 0}
+    if settings.check_val_every_n_epoch is not None:
+        least["check_val_every_n_epoch"] = 1
+    for name, at_least in least.items():
+        value = getattr(settings, name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise TypeError(f"fit: {name} must be an int, got {value!r}.")
-        if value < least:
-            raise ValueError(f"fit: {name} must be {least} or more, got {value}.")
+        if value < at_least:
+            raise ValueError(f"fit: {name} must be {at_least} or more, got {value}.")
+    if not isinstance(settings.fast_dev_run, int) or settings.fast_dev_run < 0:
+        raise ValueError(
+            f"fit: fast_dev_run must be True, False or a number of batches, got {settings.fast_dev_run!r}."
+        )
+    if settings.deterministic not in (None, True, False, "warn"):
+        raise ValueError(f"fit: deterministic must be True, False, 'warn' or None, got {settings.deterministic!r}.")
 
 
-def validation_interval(value: int | float, n_batches: int | None, every: int | None, validates: bool) -> int | None:
+def check_limit(who: str, name: str, value: Any) -> None:
+    """Raises unless a limit is a number of batches or a fraction of them."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{who}: {name} must be an int (batches) or a float (a fraction of them), got {value!r}.")
+    if value < 0 or (isinstance(value, float) and not value <= 1):
+        raise ValueError(f"{who}: {name} must be 0 batches or more, or a fraction in [0.0, 1.0], got {value}.")
+
+
+def _check_interval(settings: Settings) -> None:
+    value, who = settings.val_check_interval, "fit: val_check_interval"
+    if isinstance(value, str | timedelta | Mapping):
+        seconds_of(who, value)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{who} must be an int, a float or a duration, got {value!r}.")
+    elif isinstance(value, float) and not 0 <= value <= 1:
+        raise ValueError(f"{who} as a float is a fraction of an epoch in [0, 1], got {value}. Pass an int for batches.")
+    elif isinstance(value, float) and settings.check_val_every_n_epoch is None:
+        raise ValueError(f"{who} must be an int or a duration when check_val_every_n_epoch is None, got {value}.")
+    elif isinstance(value, int) and value < 1:
+        raise ValueError(f"{who} must be 1 batch or more, got {value}.")
+
+
+def _check_together(settings: Settings) -> None:
+    for most, least in (("max_epochs", "min_epochs"), ("max_steps", "min_steps")):
+        limit, value = getattr(settings, most), getattr(settings, least)
+        if 0 <= limit < value and not settings.fast_dev_run:
+            raise ValueError(f"fit: {least} must be at most {most}, got {value} and {limit}.")
+    if settings.fast_dev_run and settings.overfit_batches:
+        raise ValueError("fit: fast_dev_run and overfit_batches both set how many batches there are. Drop one.")
+
+
+def validation_interval(settings: Settings, batches: int | None, validates: bool) -> int | None:
     """Batches between validations; None for the end of each epoch."""
-    who = "fit: val_check_interval"
+    value, who = settings.val_check_interval, "fit: val_check_interval"
     if isinstance(value, float):
-        if not 0 <= value <= 1:
-            raise ValueError(
-                f"{who} as a float is a fraction of an epoch in [0, 1], got {value}. Pass an int for batches."
-            )
-        if every is None:
-            raise ValueError(f"{who} must be an int when check_val_every_n_epoch is None, got {value}.")
         if value == 1.0:
             return None
-        if n_batches is None:
-            raise ValueError(f"{who} must be 1.0 or an int when the loader has no length, got {value}.")
-        return max(1, int(n_batches * value))
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{who} must be an int or a float, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{who} must be 1 batch or more, got {value}.")
-    if validates and every is not None and n_batches is not None and value > n_batches:
+        if batches is None:
+            raise ValueError(f"{who} must be 1.0, an int or a duration when the loader has no length, got {value}.")
+        return max(1, int(batches * value))
+    if not isinstance(value, int):
+        return None
+    if validates and settings.check_val_every_n_epoch is not None and batches is not None and value > batches:
         raise ValueError(
-            f"{who} must be at most the {n_batches} batches of an epoch, got {value}. "
+            f"{who} must be at most the {batches} batches of an epoch, got {value}. "
             "Pass check_val_every_n_epoch=None to count across epochs."
         )
     return value
+
+
+def with_sugar(settings: Settings, callbacks: Callback[Any]) -> Callback[Any]:
+    """The callbacks, and those that settings stand for: clipping, a timer."""
+    keys = [part.key for part in callbacks.parts or ()]
+    if settings.accumulate_grad_batches > 1 and "accumulation_schedule" in keys:
+        raise ValueError(
+            "fit: accumulate_grad_batches and the callback accumulation_schedule both set the accumulation. Drop one."
+        )
+    added = []
+    if settings.max_time is not None:
+        if "timer" in keys:
+            log.warning("fncb: max_time is left to the timer among the callbacks")
+        else:
+            added.append(timer(settings.max_time))
+    if settings.gradient_clip_val is not None:
+        if "clip_grad_norm" in keys:
+            raise ValueError("fit: gradient_clip_val and the callback clip_grad_norm are the same. Drop one.")
+        added.append(clip_grad_norm(settings.gradient_clip_val))
+    return compose(callbacks, *added)
+
+
+@contextmanager
+def torch_modes(settings: Settings) -> Iterator[None]:
+    """Torch's process-wide modes, as they were afterwards."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if settings.deterministic is not None:
+        torch.use_deterministic_algorithms(bool(settings.deterministic), warn_only=settings.deterministic == "warn")
+    try:
+        with torch.autograd.set_detect_anomaly(settings.detect_anomaly or torch.is_anomaly_enabled()):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def seed_everything(seed: int) -> None:

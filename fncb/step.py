@@ -1,19 +1,20 @@
-"""One training batch: forward, backward, step hooks and optimizer, as one compiled graph where torch can."""
+"""One training batch: forward, backward, step hooks and optimizers, as one compiled graph where torch can."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fncb import compiling, data, phases
 from fncb import events as ev
 from fncb import optimizer as opt
 from fncb.callback import StepHooks
-from fncb.phases import Scratch
-from fncb.regions import Regions, regions
+from fncb.measures import Measured, Measures
+from fncb.phases import Part, Scratch
+from fncb.regions import Found, Regions, regions
+from fncb.task import Turn
 from fncb.tree import leaves, map_leaves
 
 log = logging.getLogger("fncb")
@@ -21,74 +22,118 @@ log = logging.getLogger("fncb")
 ONE_GRAPH, TWO_REGIONS, EAGER = LEVELS = ("one graph", "two regions", "eager")
 ANY_SHAPE = "any shape"
 STATIC_SHAPES = 2  # so many batch shapes get a graph of their own; later ones share one with dynamic shapes
+FIRST_SCALE = 2.0**16  # of a loss whose gradients are half precision; torch.amp's default
+
+Kind = tuple[bool, bool, tuple[int, ...]]
+"""What of a batch is fixed: whether it ends a window, whether it begins one, and the turns that take part."""
 
 
 class Step:
     """What is on the device, and the function that moves it by one batch.
 
-    The first optimizer step always runs eagerly: the optimizer makes its state, and what is wrong with a loss or a
-    hook is said by Python and not by a tracer.
+    The first step of an optimizer always runs eagerly: it makes its state, and what is wrong with a loss or a hook is
+    said by Python and not by a tracer.
 
     Args:
-      model, loss, optimizer: as in `Task`.
+      model: as in `Task`.
+      turns: losses and their optimizers, in the order in which they run.
       hooks: the step hooks of a composition, or None.
       device: where the model is.
       compile: whether to try torch.compile.
+      scaled: whether losses are scaled up, so that half-precision gradients do not underflow.
 
     Attributes:
       level: "one graph", "two regions" (the optimizer outside the graph) or "eager".
       compilations: graphs compiled so far.
-      averaged: the metrics that have a mean over the epoch: `loss` and what the loss returned beside it.
+      averaged: for each turn the metrics that have a mean over the epoch: the loss and what it returned beside.
       states: the step hooks' states, key to tree of tensors.
+      params: the trainable parameters by name.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], Any],
-        optimizer: Optimizer,
+        turns: Iterable[Turn],
         hooks: StepHooks[Any] | None,
         device: torch.device,
         compile: bool = True,
+        scaled: bool = False,
     ):
-        self.model, self.loss, self.optimizer, self.hooks = model, loss, optimizer, hooks
+        self.model, self.turns, self.hooks = model, tuple(turns), hooks
+        self.optimizers = [turn.optimizer for turn in self.turns]
         self.level = ONE_GRAPH if compile else EAGER
-        self.params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.buffers = {name: b for name, b in model.named_buffers() if b.numel()}
-        # a state of its own: `init` may return the parameters themselves
-        self.states: dict[str, Any] = (
-            map_leaves(torch.clone, hooks.init(phases.detached(self.params))) if hooks is not None else {}
-        )
-        wide = any(p.dtype == torch.float64 for p in self.params.values())
+        wide = any(p.dtype == torch.float64 for p in model.parameters())
         self.dtype = torch.float64 if wide else torch.float32
-        number = {"dtype": self.dtype, "device": device}
+        number, whole = {"dtype": self.dtype, "device": device}, {"dtype": torch.int64, "device": device}
+
+        def of_turn() -> dict[str, Tensor]:
+            means = {"sums": torch.zeros(1, **number), "weight": torch.zeros((), **number)}  # times batch size
+            counted = {"counted": torch.zeros((), **whole)}  # batches of the window, skipped ones not
+            if not scaled:
+                return means | counted
+            scale = {"scale": torch.full((), FIRST_SCALE, dtype=torch.float32, device=device)}
+            calm = {"calm": torch.zeros((), **whole)}  # updates since the last overflow
+            return means | counted | scale | calm | {"overflow": torch.zeros((), dtype=torch.bool, device=device)}
+
         self.carry: dict[str, Any] = {
-            "step": torch.zeros((), dtype=torch.int64, device=device),
-            "epoch": torch.zeros((), dtype=torch.int64, device=device),
+            "step": torch.zeros((), **whole),
+            "epoch": torch.zeros((), **whole),
             "share": torch.ones((), **number),  # of a window's loss that one batch makes up
-            "sums": torch.zeros(1, **number),  # of each metric over the epoch, times batch size
-            "weight": torch.zeros((), **number),
             "grads": {},  # the window's so far, by parameter name; empty without accumulation
-            "counted": torch.zeros((), dtype=torch.int64, device=device),  # batches of the window, skipped ones not
+            "turns": [of_turn() for _ in self.turns],
         }
-        self.averaged: tuple[str, ...] = ("loss",)
-        self.started = False  # whether the optimizer has made its state
+        self.averaged: list[tuple[str, ...]] = [("loss" if t.name is None else f"loss/{t.name}",) for t in self.turns]
+        self.states: dict[str, Any] = {}
         self.compilations = 0
         self._hears_zero_grad = hooks is not None and hooks.on_before_zero_grad is not None
-        self._graphs: dict[Any, Callable[[Any], Tensor]] = {}
         self._kinds: set[Any] = set()
-        self._lr_values = [group["lr"] for group in optimizer.param_groups]
-        self._lrs = [torch.full((), float(lr), dtype=self.dtype) for lr in self._lr_values]
-        self._settings = opt.settings(optimizer)
-        self._found = self.averaged  # by the last trace
-        self._names: dict[Any, tuple[str, ...]] = {}  # of all metrics, by kind of batch
+        self._found = list(self.averaged)  # by the last trace
+        self._names: dict[Kind, tuple[str, ...]] = {}  # of all metrics
+        self._all_turns = tuple(range(len(self.turns)))
+        self._every_round = all(turn.every == 1 for turn in self.turns)
+        self._summed = [False] * len(self.turns)  # whether each turn was taken in this epoch
+        self.measures = Measures(device)
+        self.take_up_parameters()
         if compile:
-            opt.set_capturable(optimizer, device)
+            for each in self.optimizers:
+                opt.set_capturable(each, device)
 
     @property
     def recompilations(self) -> int:
-        """Graphs compiled beyond the first of each kind: accumulating or updating, and each region."""
+        """Graphs compiled beyond the first of each kind: accumulating or updating, which turns, and each region."""
         return self.compilations - len(self._kinds)
+
+    def take_up_parameters(self) -> None:
+        """Takes the parameters that are trainable now. Step states of those that stay are kept, by their paths."""
+        self.params = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        held = [{id(p) for group in each.param_groups for p in group["params"]} for each in self.optimizers]
+        self._params_of = [
+            tuple(name for name, p in self.params.items() if len(held) == 1 or id(p) in ids) for ids in held
+        ]
+        known = dict(leaves(self.states))
+        if self.hooks is not None:
+            # a state of its own: `init` may return the parameters themselves
+            every = self.hooks.init(phases.detached(self.params, self.params))
+            self.states = map_leaves(torch.clone, every)
+        for path, fresh in leaves(self.states):
+            if path in known and known[path].shape == fresh.shape:
+                fresh.copy_(known[path])
+        if self.carry["grads"]:
+            self.carry["grads"] = {
+                name: self.carry["grads"].get(name, torch.zeros_like(p.detach())) for name, p in self.params.items()
+            }
+        self.started = [False] * len(self.turns)  # whether each optimizer has made its state
+        self._lr_values = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
+        self._lrs = [[torch.full((), float(lr), dtype=self.dtype) for lr in lrs] for lrs in self._lr_values]
+        self._settings = list(map(opt.settings, self.optimizers))
+        self._graphs: dict[Any, Callable[[Any], tuple[Tensor, Measured]]] = {}
+
+    def turns_of_round(self, step: int) -> tuple[int, ...]:
+        """Indices of the turns that take part in the round after so many."""
+        if self._every_round:
+            return self._all_turns
+        return tuple(i for i, turn in enumerate(self.turns) if (step + 1) % turn.every == 0)
 
     def set_accumulation(self, n: int) -> None:
         """From the next window on, each batch's loss counts for 1 / `n`."""
@@ -98,61 +143,83 @@ class Step:
             self._graphs.clear()
 
     def start_epoch(self, epoch: int) -> None:
-        """Starts the epoch's means anew."""
+        """Starts the epoch's means anew, and the window of accumulated batches."""
         self.carry["epoch"].fill_(epoch)
-        self.carry["sums"].zero_()
-        self.carry["weight"].zero_()
+        for tensor in self.carry["grads"].values():
+            tensor.zero_()
+        for turn in self.carry["turns"]:
+            turn["sums"].zero_()
+            turn["weight"].zero_()
+            turn["counted"].zero_()
+        self._summed = [False] * len(self.turns)
+        self.measures.reset()
 
     def means(self) -> ev.Metrics:
-        """The means of `loss` and what the loss returned over the epoch so far, named `loss_epoch` and so on."""
-        names = tuple(f"{name}_epoch" for name in self.averaged)
-        return ev.Metrics(None, names, self.carry["sums"] / self.carry["weight"])
+        """The means over the epoch so far of the losses and what they returned, named `loss_epoch` and so on."""
+        taken = [i for i, summed in enumerate(self._summed) if summed]
+        names = tuple(f"{name}_epoch" for i in taken for name in self.averaged[i])
+        turns = self.carry["turns"]
+        pending = torch.cat([turns[i]["sums"] / turns[i]["weight"] for i in taken]) if taken else None
+        return ev.Metrics(self.measures.compute("{}_epoch"), names, pending)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of a step beside model and optimizer."""
+        """What a checkpoint holds of a step beside model and optimizers."""
         return {
             "carry": self.carry,
             "states": {key: dict(leaves(state)) for key, state in self.states.items()},
             "averaged": self.averaged,
+            "summed": self._summed,
             "started": self.started,
+            "measures": self.measures.state_dict(),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave. States of callbacks that are no longer there are left out."""
-        self._found = tuple(saved["averaged"])
+        self._found = [tuple(names) for names in saved["averaged"]]
         self._make_room()
-        self.started = saved["started"]
+        self.started, self._summed = list(saved["started"]), list(saved["summed"])
         if saved["carry"]["grads"]:
             self.set_accumulation(2)
-        _copy_into("the step", self.carry, saved["carry"])
+        copy_into("resume: the step", self.carry, saved["carry"])
         for key in self.states.keys() & saved["states"].keys():
-            _copy_into(key, self.states[key], saved["states"][key])
-        self._settings = opt.settings(self.optimizer)
+            copy_into(f"resume: {key}", self.states[key], saved["states"][key])
+        self.measures.load_state_dict(saved["measures"])
+        self._settings = list(map(opt.settings, self.optimizers))
 
-    def __call__(self, batch: Any, update: bool = True, first: bool = True) -> ev.Metrics:
+    def __call__(
+        self, batch: Any, update: bool = True, first: bool = True, turns: tuple[int, ...] | None = None
+    ) -> ev.Metrics:
         """Trains on one batch.
 
         Args:
           batch: on the device.
-          update: whether the optimizer steps, which ends the window of accumulated batches.
+          update: whether the optimizers step, which ends the window of accumulated batches.
           first: whether this batch begins a window.
+          turns: indices of the turns that take part; None is all.
 
         Returns:
-          This batch's metrics, still on the device: `loss`, what the loss returned beside it, what hooks published.
+          This batch's metrics, still on the device: losses, what they returned beside, what hooks published.
         """
-        for i, group in enumerate(self.optimizer.param_groups):
-            if group["lr"] != self._lr_values[i]:
-                self._lr_values[i] = group["lr"]
-                self._lrs[i].fill_(group["lr"])
-        if self.level == EAGER or not self.started:
-            vector = self._eager(batch, update, first)
+        turns = self._all_turns if turns is None else turns
+        for i, optimizer in enumerate(self.optimizers):
+            for j, group in enumerate(optimizer.param_groups):
+                if group["lr"] != self._lr_values[i][j]:
+                    self._lr_values[i][j] = group["lr"]
+                    self._lrs[i][j].fill_(group["lr"])
+        if self.level == EAGER or False in [self.started[i] for i in turns]:
+            kind = (update, first, turns)
+            vector, measured = self._eager(batch, kind)
         else:
-            first = first and self._hears_zero_grad
-            vector = self._compiled(batch, update, first)
-        return ev.Metrics(None, self._names[update, first], vector)
+            kind = (update, first and self._hears_zero_grad, turns)
+            vector, measured = self._compiled(batch, kind)
+        for i in turns:
+            self._summed[i] = True
+        if measured:
+            self.measures.update(measured)
+        return ev.Metrics(None, self._names[kind], vector)
 
-    def _compiled(self, batch: Any, update: bool, first: bool) -> Tensor:
-        key = (data.signature(batch), update, first)
+    def _compiled(self, batch: Any, kind: Kind) -> tuple[Tensor, Measured]:
+        key = (data.signature(batch), kind)
         graph = self._graphs.get(key)
         if graph is not None:
             try:
@@ -160,11 +227,11 @@ class Step:
             except Exception as error:
                 if not compiling.is_tracing_error(error):
                     raise  # what is caught: a plain value in the model changed, and tracing anew needs its context
-        return self._compile(key, batch, update, first)
+        return self._compile(key, batch)
 
     def check_settings(self) -> None:
-        """Notices settings of the optimizer, other than its learning rate, that a schedule changed."""
-        now = opt.settings(self.optimizer)
+        """Notices settings of an optimizer, other than its learning rate, that a schedule changed."""
+        now = list(map(opt.settings, self.optimizers))
         if now != self._settings:
             self._settings = now
             if self.level == ONE_GRAPH and self._graphs:
@@ -172,61 +239,77 @@ class Step:
 
     # The three levels.
 
-    def _eager(self, batch: Any, update: bool, first: bool) -> Tensor:
-        key = (data.signature(batch), update, first, EAGER)
+    def _eager(self, batch: Any, kind: Kind) -> tuple[Tensor, Measured]:
+        key = (data.signature(batch), kind, EAGER)
         run = self._graphs.get(key)
         if run is None:
-            run = self._graphs[key] = self._in_two(batch, update, first, region=lambda fn: fn, graph=lambda fn: fn)
+            run = self._graphs[key] = self._in_two(batch, kind, region=lambda fn: fn, graph=lambda fn: fn)
         return run(batch)
 
-    def _in_two(self, batch: Any, update: bool, first: bool, region: Any, graph: Any) -> Callable[[Any], Tensor]:
-        """Up to the gradients, the optimizer's own step, then the rest."""
-        parts = self._regions(batch, update, first, region, self._held())
-        before, after = graph(parts.before), graph(parts.after)
+    def _in_two(self, batch: Any, kind: Kind, region: Any, graph: Any) -> Callable[[Any], tuple[Tensor, Measured]]:
+        """For each turn: up to the gradients, the optimizer's own step, then the rest."""
+        parts = self._regions(batch, kind, region, self._held())
+        update, _, turns = kind
+        cut = [*zip(turns, map(graph, parts.before), map(graph, parts.after), strict=True)]
 
-        def run(batch: Any) -> Tensor:
-            passed = before(batch)
-            if update:
-                self._own_update(parts.unpack(passed))
-            return after(passed)
+        def run(batch: Any) -> tuple[Tensor, Measured]:
+            passed: Any = []
+            measured: Measured = {}
+            for place, (i, before, after) in enumerate(cut):
+                passed, more = before(batch, passed)
+                measured |= more
+                if update:
+                    self._own_update(i, parts.unpack(place, passed))
+                passed = after(passed)
+            return passed, measured
 
         return run
 
     def _held(self) -> dict[str, Any]:
         return {"params": self.params, "buffers": self.buffers, "carry": self.carry, "states": self.states}
 
-    def _regions(self, batch: Any, update: bool, first: bool, region: Any, held: Any) -> Regions:
-        def found(from_loss: tuple[str, ...], published: tuple[str, ...]) -> Tensor:
-            self._names[update, first] = (*from_loss, *published)
-            self._found = from_loss
-            if from_loss != self.averaged and region is compiling.nonstrict:
+    def _held_in_one(self, turns: tuple[int, ...]) -> dict[str, Any]:
+        states = {i: opt.state_tensors(self.optimizers[i]) for i in turns}
+        return self._held() | {"optimizers": states, "lrs": {i: self._lrs[i] for i in turns}}
+
+    def _regions(self, batch: Any, kind: Kind, region: Any, held: Any) -> Regions:
+        update, first, turns = kind
+
+        def averages(i: int, names: tuple[str, ...]) -> Tensor:
+            self._found[i] = names
+            if names != self.averaged[i] and region is compiling.nonstrict:
                 raise RuntimeError("the loss returns other metrics than before")
             self._make_room()
-            return self.carry["sums"]
+            return self.carry["turns"][i]["sums"]
 
-        return regions(self.model, self.loss, self.hooks, self.optimizer, held, batch, update, first, region, found)
+        def metrics(names: tuple[str, ...]) -> None:
+            self._names[kind] = names
 
-    def _own_update(self, scratch: Scratch) -> None:
-        stop = scratch.stop
-        decided = stop is not None and (not self.started or stop.device.type == "cpu")
+        taking = [(self.turns[i], Part(i, self.turns[i].name, self._params_of[i], update, first)) for i in turns]
+        return regions(self.model, taking, self.hooks, held, batch, region, Found(averages, metrics))
+
+    def _own_update(self, i: int, scratch: Scratch) -> None:
+        stop, optimizer, params = scratch.stop, self.optimizers[i], [self.params[name] for name in self._params_of[i]]
+        decided = stop is not None and (not self.started[i] or stop.device.type == "cpu")
         if decided and bool(stop):
             return  # waits for a device only until the optimizer has made its state
-        for name, p in self.params.items():
+        for name, p in zip(self._params_of[i], params, strict=True):
             p.grad = scratch.grads.get(name)
         if stop is None or decided:
-            self.optimizer.step()
+            optimizer.step()
         else:
-            moving = [p.detach() for p in self.params.values()]
-            moving += [leaf for _, leaf in leaves(opt.state_tensors(self.optimizer))]
+            moving = [p.detach() for p in params]
+            moving += [leaf for _, leaf in leaves(opt.state_tensors(optimizer))]
             with torch.no_grad():
-                phases.move(scratch, moving, self.optimizer.step)
-        for p in self.params.values():
+                phases.move(scratch, moving, optimizer.step)
+        for p in params:
             p.grad = None
-        self.started = True
+        self.started[i] = True
 
-    def _compile(self, key: Any, batch: Any, update: bool, first: bool) -> Tensor:
-        static = sum(kind == [update, first] for _, *kind in self._graphs) < STATIC_SHAPES
-        shared = None if static else self._graphs.get((ANY_SHAPE, update, first))
+    def _compile(self, key: Any, batch: Any) -> tuple[Tensor, Measured]:
+        kind: Kind = key[1]
+        static = sum(each[1] == kind for each in self._graphs) < STATIC_SHAPES
+        shared = None if static else self._graphs.get((ANY_SHAPE, kind, None))
         if shared is not None:
             self._graphs[key] = shared
             return shared(batch)
@@ -234,7 +317,7 @@ class Step:
         def graph(fn: Any) -> Any:
             def counted() -> None:
                 self.compilations += 1
-                self._kinds.add((fn.__name__, update, first))
+                self._kinds.add((fn.__name__, kind))
 
             return compiling.one_graph(fn, on_compile=counted, static=static)
 
@@ -242,20 +325,20 @@ class Step:
             try:
                 with compiling.tracing():
                     if self.level == ONE_GRAPH:
-                        held = self._held() | {"optimizer": opt.state_tensors(self.optimizer), "lrs": self._lrs}
-                        run = graph(self._regions(batch, update, first, compiling.nonstrict, held).whole)
+                        held = self._held_in_one(kind[2])
+                        run = graph(self._regions(batch, kind, compiling.nonstrict, held).whole)
                     else:
-                        run = self._in_two(batch, update, first, compiling.nonstrict, graph)
-                    metrics = run(batch)
+                        run = self._in_two(batch, kind, compiling.nonstrict, graph)
+                    made = run(batch)
             except Exception as error:
                 if not self._make_room():
                     self._step_down(_reason(error))
                 continue
             self._graphs[key] = run
             if not static:
-                self._graphs[ANY_SHAPE, update, first] = run
-            return metrics
-        return self._eager(batch, update, first)
+                self._graphs[ANY_SHAPE, kind, None] = run
+            return made
+        return self._eager(batch, kind)
 
     def _step_down(self, reason: str) -> None:
         below = EAGER if "compiler" in reason.lower() and "C++" in reason else LEVELS[LEVELS.index(self.level) + 1]
@@ -267,18 +350,21 @@ class Step:
         """Makes room for the means of the metrics that the last trace found; False when there is."""
         if self._found == self.averaged:
             return False
-        self.averaged = self._found
+        for turn, names, found in zip(self.carry["turns"], self.averaged, self._found, strict=True):
+            if names != found:
+                turn["sums"] = turn["sums"].new_zeros(len(found))
+        self.averaged = list(self._found)
         self._graphs.clear()
-        self.carry["sums"] = self.carry["sums"].new_zeros(len(self.averaged))
         return True
 
 
-def _copy_into(who: str, tree: Any, saved: Any) -> None:
+def copy_into(who: str, tree: Any, saved: Any) -> None:
+    """Copies tensors into those at the same places of `tree`; `who` is for the error when they are not the same."""
     have, given = dict(leaves(tree)), dict(leaves(saved))
     wrong = list(have.keys() ^ given.keys())
     wrong += [path for path in have.keys() & given.keys() if have[path].shape != given[path].shape]
     if wrong:
-        raise ValueError(f"resume: what {who} keeps on the device must match, got differences at {sorted(wrong)}.")
+        raise ValueError(f"{who}: names and shapes of tensors must stay, got differences at {sorted(wrong)}.")
     for path, tensor in have.items():
         tensor.copy_(given[path])
 

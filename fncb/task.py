@@ -1,26 +1,39 @@
 """What is trained: a model, its loss, its optimizer and its schedule."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-LossOutput = Tensor | tuple[Tensor, Mapping[str, Tensor]]
+from fncb.measures import Measured, keeps_state
+
+LossOutput = Tensor | tuple[Tensor, Mapping[str, Any]]
+Loss = Callable[[Any, Any], LossOutput]
+MakesOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer] | Optimizer
+MakesSchedule = Callable[[Any], LRScheduler]
 
 
 @attrs.frozen
 class Task:
     """A model and what to do with a batch.
 
+    `loss` and `optimizer` may be mappings from the same names, as a GAN needs: for each batch the losses are taken in
+    order, each followed by its optimizer, all in the one compiled step. Their metrics are `loss/<name>`, hooks tell
+    them apart by `event.optimizer`, and `step` counts rounds. A function makes its optimizer over the parameters of
+    the submodule of its name, or of the whole model when there is none.
+
     Attributes:
       model: trained in place, as everywhere in PyTorch.
       loss: `loss(model, batch)` gives a scalar tensor, or that and a mapping from name to scalar tensor. It is traced
-        into the compiled step, so it is PyTorch code over the model and the batch.
+        into the compiled step, so it is PyTorch code over the model and the batch. Beside tensors the mapping may hold
+        torchmetrics' metrics, as `(metric, *what_to_update_it_with)`.
       optimizer: a function from the trainable parameters to an `Optimizer`, or an `Optimizer`.
-      schedule: a function from the optimizer to an `LRScheduler`; None keeps the learning rate.
+      every: maps an optimizer's name to n, 1 or more: it steps in each n-th round only.
+      schedule: a function from the optimizer to an `LRScheduler`, or a mapping from optimizers' names; None keeps the
+        learning rates.
       schedule_interval: whether the schedule advances every `"epoch"` or every optimizer `"step"`.
       schedule_monitor: the validation metric that a `ReduceLROnPlateau` is given.
       validate, test: like `loss`, under `torch.no_grad()` and in eval mode; None takes `loss`.
@@ -37,15 +50,14 @@ class Task:
     """
 
     model: nn.Module = attrs.field(repr=lambda model: type(model).__name__)
-    loss: Callable[[Any, Any], LossOutput] = attrs.field(kw_only=True)
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | Optimizer | None = attrs.field(
-        default=None, kw_only=True
-    )
-    schedule: Callable[[Any], LRScheduler] | None = attrs.field(default=None, kw_only=True)
+    loss: Loss | Mapping[str, Loss] = attrs.field(kw_only=True)
+    optimizer: MakesOptimizer | Mapping[str, MakesOptimizer] | None = attrs.field(default=None, kw_only=True)
+    every: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
+    schedule: MakesSchedule | Mapping[str, MakesSchedule] | None = attrs.field(default=None, kw_only=True)
     schedule_interval: str = attrs.field(default="epoch", kw_only=True)
     schedule_monitor: str = attrs.field(default="val_loss", kw_only=True)
-    validate: Callable[[Any, Any], LossOutput] | None = attrs.field(default=None, kw_only=True)
-    test: Callable[[Any, Any], LossOutput] | None = attrs.field(default=None, kw_only=True)
+    validate: Loss | None = attrs.field(default=None, kw_only=True)
+    test: Loss | None = attrs.field(default=None, kw_only=True)
     predict: Callable[[Any, Any], Any] | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -55,24 +67,92 @@ class Task:
             value = getattr(self, name)
             if value is None and name != "loss":
                 continue
-            if not callable(value) and not (name == "optimizer" and isinstance(value, Optimizer)):
-                raise TypeError(f"Task: {name} must be a function, got {value!r}.")
-        if isinstance(self.optimizer, type) and not issubclass(self.optimizer, Optimizer):
-            raise TypeError(f"Task: optimizer must make an Optimizer, got {self.optimizer!r}.")
+            several = isinstance(value, Mapping) and name in ("loss", "optimizer", "schedule")
+            for each in value.values() if several and value is not None else [value]:
+                if not callable(each) and not (name == "optimizer" and isinstance(each, Optimizer)):
+                    raise TypeError(f"Task: {name} must be a function, got {each!r}.")
+                if name == "optimizer" and isinstance(each, type) and not issubclass(each, Optimizer):
+                    raise TypeError(f"Task: optimizer must make an Optimizer, got {each!r}.")
+        names = set(self.losses) if isinstance(self.loss, Mapping) else None
+        if self.optimizer is not None and names != (set(self.optimizer) if _several(self.optimizer) else None):
+            raise ValueError(
+                f"Task: loss and optimizer must have the same names, got {sorted(names or ())} and "
+                f"{sorted(self.optimizer) if _several(self.optimizer) else []}."
+            )
+        if names == set():
+            raise ValueError("Task: loss must name at least one function, got none.")
+        for name, each in (("every", self.every), ("schedule", self.schedule)):
+            if isinstance(each, Mapping) and not each.keys() <= (names or set()):
+                raise ValueError(f"Task: {name} must use names of the optimizers, got {sorted(each)}.")
+        for name, n in self.every.items():
+            if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+                raise ValueError(f"Task: every must be 1 round or more, got {n!r} for {name!r}.")
+        if names and self.every.keys() == names and 1 not in self.every.values():
+            raise ValueError(f"Task: every must leave an optimizer for each round, got {dict(self.every)}.")
+        if _several(self.optimizer) and callable(self.schedule):
+            raise TypeError("Task: schedule must map names of the optimizers, got a function for several of them.")
         if self.schedule_interval not in ("epoch", "step"):
             raise ValueError(f"Task: schedule_interval must be 'epoch' or 'step', got {self.schedule_interval!r}.")
 
+    @property
+    def losses(self) -> Mapping[str, Loss]:
+        """The losses by the names of their optimizers, "" where there is one."""
+        return self.loss if isinstance(self.loss, Mapping) else {"": self.loss}
 
-def make_optimizer(task: Task) -> Optimizer:
-    """The optimizer of a task, over the parameters that require gradients."""
+
+def _several(given: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(given, Mapping)
+
+
+@attrs.frozen(eq=False)
+class Turn:
+    """A loss and the optimizer that steps on it, for a batch in every so many rounds.
+
+    Attributes:
+      name: as in the task's mappings; None where there is one optimizer.
+      loss: as in `Task`.
+      optimizer: made, over the parameters that it moves.
+      every: takes part in each so-manieth round of the run.
+    """
+
+    name: str | None
+    loss: Loss
+    optimizer: Optimizer
+    every: int = 1
+
+
+def make_turns(task: Task) -> tuple[Turn, ...]:
+    """A task's losses with their optimizers made, in order."""
     if task.optimizer is None:
         raise ValueError(
             "fit: the task must have an optimizer, got None. Pass optimizer=partial(torch.optim.AdamW, lr=1e-3)."
         )
-    params = [p for p in task.model.parameters() if p.requires_grad]
-    if not params:
+    if not any(p.requires_grad for p in task.model.parameters()):
         raise ValueError("fit: the model must have parameters that require gradients, got none.")
-    made = task.optimizer if isinstance(task.optimizer, Optimizer) else task.optimizer(params)
+    if not isinstance(task.optimizer, Mapping):
+        assert not isinstance(task.loss, Mapping)  # which the task checks
+        return (Turn(None, task.loss, _made(task.optimizer, task.model, task.model)),)
+    modules = dict(task.model.named_modules())
+    turns = []
+    for name, loss in task.losses.items():
+        made = _made(task.optimizer[name], modules.get(name, task.model), task.model)
+        turns.append(Turn(name, loss, made, task.every.get(name, 1)))
+    owners: dict[int, str | None] = {}
+    for turn in turns:
+        for p in (p for group in turn.optimizer.param_groups for p in group["params"]):
+            if owners.setdefault(id(p), turn.name) != turn.name:
+                raise ValueError(
+                    f"Task: each parameter must belong to one optimizer, got some in {owners[id(p)]!r} and in "
+                    f"{turn.name!r}. Name each optimizer as the submodule that it moves, or pass made optimizers."
+                )
+    return tuple(turns)
+
+
+def _made(optimizer: Any, moved: nn.Module, model: nn.Module) -> Optimizer:
+    """The optimizer, made over the parameters of `moved` that require gradients if it is a function."""
+    made = optimizer
+    if not isinstance(optimizer, Optimizer):
+        made = optimizer([p for p in moved.parameters() if p.requires_grad])
     if not isinstance(made, Optimizer):
         raise TypeError(f"Task: optimizer must make a torch.optim.Optimizer, got {made!r}.")
     if isinstance(made, LBFGS):
@@ -80,39 +160,48 @@ def make_optimizer(task: Task) -> Optimizer:
             "Task: the optimizer must step once on given gradients, got LBFGS, which evaluates the loss itself. "
             "Use a first-order optimizer."
         )
-    strangers = {id(p) for group in made.param_groups for p in group["params"]} - {id(p) for p in params}
+    strangers = {id(p) for group in made.param_groups for p in group["params"]} - {id(p) for p in model.parameters()}
     if strangers:
         raise ValueError(
-            f"Task: the optimizer must hold parameters of the model that require gradients, got {len(strangers)} "
-            "others. Make it from model.parameters(), or pass a function."
+            f"Task: the optimizer must hold parameters of the model, got {len(strangers)} others. Make it from "
+            "model.parameters(), or pass a function."
         )
     return made
 
 
-def make_schedule(task: Task, optimizer: Optimizer) -> LRScheduler | None:
-    """The schedule of a task over its optimizer, if it has one."""
+def make_schedules(task: Task, turns: tuple[Turn, ...]) -> dict[str, LRScheduler]:
+    """The schedules of a task over its optimizers, by the optimizer's name, "" where there is one."""
     if task.schedule is None:
-        return None
-    made = task.schedule(optimizer)
-    if not isinstance(made, LRScheduler):
-        raise TypeError(f"Task: schedule must make a torch.optim.lr_scheduler.LRScheduler, got {made!r}.")
+        return {}
+    given = task.schedule if isinstance(task.schedule, Mapping) else {"": task.schedule}
+    made = {turn.name or "": given[turn.name or ""](turn.optimizer) for turn in turns if (turn.name or "") in given}
+    for schedule in made.values():
+        if not isinstance(schedule, LRScheduler):
+            raise TypeError(f"Task: schedule must make a torch.optim.lr_scheduler.LRScheduler, got {schedule!r}.")
     return made
 
 
-def loss_and_metrics(who: str, out: Any) -> tuple[Tensor, dict[str, Tensor]]:
-    """Splits what a loss returned, or says what is wrong with it."""
-    loss, metrics = out if isinstance(out, tuple) and len(out) == 2 else (out, {})
+def loss_and_metrics(who: str, out: Any) -> tuple[Tensor, dict[str, Tensor], Measured]:
+    """Splits what a loss returned: itself, scalars beside it, and what metrics with a state are to be updated with."""
+    loss, beside = out if isinstance(out, tuple) and len(out) == 2 else (out, {})
     if not isinstance(loss, Tensor):
         raise TypeError(f"{who}: a loss must return a tensor, or (tensor, {{name: tensor}}), got {type(out).__name__}.")
     if loss.dim() != 0 and loss.numel() != 1:
         raise ValueError(f"{who}: a loss must be a scalar, got shape {tuple(loss.shape)}. Take .mean().")
-    if not isinstance(metrics, Mapping):
+    if not isinstance(beside, Mapping):
         raise TypeError(
-            f"{who}: what a loss returns beside the loss must map names to tensors, got {type(metrics).__name__}."
+            f"{who}: what a loss returns beside the loss must map names to tensors, got {type(beside).__name__}."
         )
-    for name, value in metrics.items():
-        if not isinstance(value, Tensor):
+    metrics, measured = {}, {}
+    for name, value in beside.items():
+        if keeps_state(value):
+            measured[name] = (value,)
+        elif isinstance(value, tuple) and value and keeps_state(value[0]):
+            measured[name] = (value[0], *[part.detach() if isinstance(part, Tensor) else part for part in value[1:]])
+        elif not isinstance(value, Tensor):
             raise TypeError(f"{who}: metric {name!r} must be a tensor, got {value!r}. Make it one: torch.tensor(...).")
-        if value.numel() != 1:
+        elif value.numel() != 1:
             raise ValueError(f"{who}: metric {name!r} must be a scalar, got shape {tuple(value.shape)}. Take .mean().")
-    return loss.reshape(()), {name: value.detach().reshape(()) for name, value in metrics.items()}
+        else:
+            metrics[name] = value.detach().reshape(())
+    return loss.reshape(()), metrics, measured

@@ -10,19 +10,24 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fncb"
 
 FLOORS = (
-    ("effects", "metrics", "tree"),
+    ("durations", "effects", "metrics", "tree"),
     ("events",),
     # floor 1 in three, of which users know the last
     ("emit", "fields"),
     ("step_hooks",),
     ("callback", "schedules"),
     ("callbacks",),
-    # floor 3 in three: rooms that stand alone, what puts them together, what is made of those
-    ("compiling", "data", "notation", "optimizer", "packing", "phases", "position", "run", "sinks", "snapshot", "task"),
-    ("evaluation", "recording", "regions", "store"),
-    ("hindsight", "interpret", "settings", "step"),
-    # and 4 in two: `fit` is written on `Session`
-    ("session",),
+    # floor 3 in four: rooms that stand alone, what puts them together, what is made of those
+    (
+        *("compiling", "data", "measures", "notation", "optimizer", "packing", "phases", "position", "run"),
+        *("signals", "sinks", "snapshot"),
+    ),
+    ("loaders", "recording", "store", "task"),
+    ("evaluation", "hindsight", "interpret", "precision", "regions"),
+    ("settings", "step"),
+    # and 4 in three: `fit` puts together what `Training` runs on a `Session`
+    ("control", "session"),
+    ("training",),
     ("loop",),
     ("adapters", "cli", "testing"),
     ("__init__",),

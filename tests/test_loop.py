@@ -51,7 +51,7 @@ def heard(*, also=()):
     return Callback(key="heard", init=int, **hooks), seen
 
 
-run = partial(fit, compile=False, progress=False, max_epochs=1)
+run = partial(fit, compile=False, progress=False, max_epochs=1, num_sanity_val_steps=0)
 
 SET_UP = ["on_init_start", "on_init_end", "setup", "on_configure_sharded_model", "on_fit_start", "on_train_start"]
 BATCH = [
@@ -65,12 +65,14 @@ BATCH = [
 ]
 VALIDATION = [
     "on_validation_start",
+    "on_epoch_start",
     "on_validation_epoch_start",
     "on_validation_batch_start[0]",
     "on_validation_batch_end[0]",
     "on_validation_batch_start[1]",
     "on_validation_batch_end[1]",
     "on_validation_epoch_end",
+    "on_epoch_end",
     "on_validation_end",
 ]
 
@@ -109,7 +111,7 @@ def test_validate_fires_what_lightning_fires():
 
     result = validate(task(), data(), callbacks=callback)
 
-    assert seen == ["setup", *VALIDATION, "teardown"]
+    assert seen == [*SET_UP[:4], *VALIDATION, "teardown"]
     assert set(result.metrics) == {"val_loss"}
 
 
@@ -117,7 +119,7 @@ def test_validate_fires_what_lightning_fires():
     ("settings", "epochs", "steps"),
     [
         ({"max_epochs": 3}, 3, 9),
-        ({"max_epochs": -1, "max_steps": 4}, 1, 4),
+        ({"max_epochs": -1, "max_steps": 4}, 2, 4),  # the second epoch in part
         ({"max_epochs": None, "max_steps": 6}, 2, 6),
         ({"max_epochs": 2, "max_steps": 100}, 2, 6),
         ({"max_epochs": 0}, 0, 0),
@@ -262,7 +264,7 @@ def test_a_stop_in_the_middle_of_an_epoch_ends_it_after_the_batch():
 
     result = run(task(), data(5), callbacks=[callback, stops])
 
-    assert (result.step, result.epoch) == (2, 0)
+    assert (result.step, result.epoch) == (2, 1)
     assert seen[-6:] == [
         "on_stop_requested",
         "on_train_epoch_end",
@@ -481,7 +483,11 @@ def test_a_run_that_was_killed_right_after_a_save_goes_on_in_its_recording(tmp_p
     with Session(checkpoint(tmp_path), record=tmp_path / "events.jsonl") as again:
         again.load(store.read(tmp_path / "epoch=0-step=2.safetensors"))
 
-    assert [type(event) for event in read(tmp_path / "events.jsonl").events] == [ev.TrainEpochEnd, ev.Saved]
+    assert [type(event) for event in read(tmp_path / "events.jsonl").events] == [
+        ev.TrainEpochEnd,
+        ev.SaveCheckpoint,
+        ev.Saved,
+    ]
     killed.close()
 
 
@@ -614,15 +620,15 @@ def test_an_exception_while_another_is_told_does_not_hide_it():
         ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch must be 1 or more"),
         ({"val_check_interval": 1.5}, r"a fraction of an epoch in \[0, 1\], got 1.5"),
         ({"val_check_interval": 0}, "must be 1 batch or more, got 0"),
-        ({"val_check_interval": "often"}, "must be an int or a float, got 'often'"),
+        ({"val_check_interval": "often"}, "must be 'DD:HH:MM:SS', got 'often'"),
         ({"val_check_interval": 3}, "must be at most the 2 batches of an epoch, got 3"),
         (
             {"val_check_interval": 0.5, "check_val_every_n_epoch": None},
-            "must be an int when check_val_every_n_epoch is None",
+            "must be an int or a duration when check_val_every_n_epoch is None",
         ),
         ({"train": []}, "fit: train must give at least one batch, got none"),
         ({"train": 3}, "fit: train must be an iterable of batches, got 3"),
-        ({"val": []}, "validate: val must give at least one batch"),
+        ({"val": []}, "fit: val must give at least one batch"),
         ({"train": iter(data()), "max_epochs": 2}, "A generator gives its batches once"),
         ({"callbacks": "early_stop"}, "everything must be a Callback, got 'early_stop'"),
         ({"callbacks": early_stop("val_acc")}, r"val_acc.*\['val_loss'\]"),

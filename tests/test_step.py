@@ -13,6 +13,7 @@ from fncb import compiling
 from fncb.callback import Callback, EmptyState, StepHooks, compose, emit
 from fncb.callbacks import clip_grad_norm, ema, skip_nonfinite
 from fncb.step import Step
+from fncb.task import Turn
 from fncb.tree import leaves
 
 CPU = torch.device("cpu")
@@ -39,7 +40,8 @@ def batches(sizes=(8, 8, 8, 5), nan_at=()):
 def make(callbacks=(), *, compile, optimizer=None, model=None, loss=loss, accumulate=1):
     model = model or network()
     optimizer = optimizer or partial(torch.optim.AdamW, lr=0.01)
-    step = Step(model, loss, optimizer(model.parameters()), compose(callbacks).step, CPU, compile)
+    turn = Turn(None, loss, optimizer(model.parameters()))
+    step = Step(model, [turn], compose(callbacks).step, CPU, compile)
     step.set_accumulation(accumulate)
     return step
 
@@ -273,13 +275,13 @@ def test_a_skipped_batch_leaves_everything_as_it_was_but_the_count_of_it(compile
     step = make((skip_nonfinite(), clip_grad_norm(1.0), ema(0.5)), compile=compile)
     train(step, batches((8, 8)))
     before = {path: tensor.clone() for path, tensor in tensors(step).items()}
-    optimizer = [tensor.clone() for _, tensor in leaves(dict(step.optimizer.state_dict()["state"]))]
+    optimizer = [tensor.clone() for _, tensor in leaves(dict(step.optimizers[0].state_dict()["state"]))]
 
     (metrics,) = train(step, batches((8,), nan_at=(0,)))
 
     changed = {path for path, tensor in tensors(step).items() if not torch.equal(tensor, before[path])}
     assert changed == {"states.skip_nonfinite.skipped", "carry.step"}
-    for one, other in zip(optimizer, leaves(dict(step.optimizer.state_dict()["state"])), strict=True):
+    for one, other in zip(optimizer, leaves(dict(step.optimizers[0].state_dict()["state"])), strict=True):
         torch.testing.assert_close(one, other[1], rtol=0, atol=0)
     assert metrics["skipped"] == 1.0
 
@@ -288,7 +290,7 @@ def test_a_first_batch_that_is_skipped_does_not_reach_the_optimizer():
     step = make((skip_nonfinite(),), compile=True)
 
     train(step, batches((8,), nan_at=(0,)))
-    assert not step.started
+    assert step.started == [False]
     train(step, batches((8, 8)))
 
     assert step.started
@@ -302,11 +304,11 @@ def test_changing_the_learning_rate_never_recompiles_and_takes_effect():
     compiled = step.compilations
     still = {name: p.clone() for name, p in step.params.items()}
 
-    step.optimizer.param_groups[0]["lr"] = 0.0
+    step.optimizers[0].param_groups[0]["lr"] = 0.0
     train(step, data[2:4])
     for name, p in step.params.items():
         assert torch.equal(p, still[name])
-    step.optimizer.param_groups[0]["lr"] = 0.1
+    step.optimizers[0].param_groups[0]["lr"] = 0.1
     train(step, data[4:])
 
     assert step.compilations == compiled
@@ -341,7 +343,7 @@ def test_a_setting_that_changes_beside_the_learning_rate_takes_the_optimizer_out
 
     for i, batch in enumerate(data):
         for each in (step, reference):
-            each.optimizer.param_groups[0]["momentum"] = 0.9 - i / 10
+            each.optimizers[0].param_groups[0]["momentum"] = 0.9 - i / 10
             each.check_settings()
             each(batch)
 

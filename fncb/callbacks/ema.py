@@ -69,15 +69,16 @@ def ema(
     def on_after_optimizer_step(state: dict[str, Tensor], event: AfterOptimizerStep) -> dict[str, Tensor]:
         import torch
 
-        params = event.params
-        new = {name: decay * average + (1 - decay) * params[name] for name, average in state.items()}
-        if first == 0 and update_every_n_steps == 1:
-            return new
-        step: Any = event.step - 1  # a tensor, 0-based: the event counts this step too
-        due = (step >= first) & (step % update_every_n_steps == 0)
-        if first > 0:
-            new = {name: torch.where(step == first, params[name], average) for name, average in new.items()}
-        return {name: torch.where(due, average, state[name]) for name, average in new.items()}
+        params = event.params  # those of one optimizer, where there are several
+        mine = {name: average for name, average in state.items() if name in params}
+        new = {name: decay * average + (1 - decay) * params[name] for name, average in mine.items()}
+        if first > 0 or update_every_n_steps > 1:
+            step: Any = event.step - 1  # a tensor, 0-based: the event counts this step too
+            due = (step >= first) & (step % update_every_n_steps == 0)
+            if first > 0:
+                new = {name: torch.where(step == first, params[name], average) for name, average in new.items()}
+            new = {name: torch.where(due, average, mine[name]) for name, average in new.items()}
+        return {**state, **new}
 
     return Callback(
         key=key,

@@ -1,0 +1,152 @@
+"""Loaders: one or several, limited, in order, made anew every so many epochs."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import attrs
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+
+from fncb import data
+
+log = logging.getLogger("fncb")
+
+
+@attrs.frozen(eq=False)
+class Loader:
+    """An iterable of batches, maybe cut short.
+
+    Attributes:
+      who: names it in errors.
+      name: among several; None where there is one.
+      batches: as the user gave it.
+      limit: as in `limit_train_batches`: a number of batches (int) or a fraction of them (float).
+      length: how many batches it has; None when it does not know.
+    """
+
+    who: str
+    name: str | None
+    batches: Any
+    limit: int | float = 1.0
+    length: int | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "length", data.count(self.batches))
+        if isinstance(self.limit, float) and self.limit not in (0.0, 1.0):
+            if self.length is None:
+                raise ValueError(
+                    f"{self.who}: a limit must be an int where the loader has no length, got {self.limit}."
+                )
+            if self.length and not self.count:
+                raise ValueError(
+                    f"{self.who}: a limit must leave at least one batch, got {self.limit} of {self.length}. Raise it, "
+                    "or pass 0 to leave the stage out."
+                )
+
+    @property
+    def count(self) -> int | None:
+        """How many batches are taken; None when that is not known."""
+        if isinstance(self.limit, int):
+            return self.limit if self.length is None else min(self.limit, self.length)
+        return None if self.length is None else int(self.length * self.limit)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.first(data.at_least_one(self.who, self.batches))
+
+    def first(self, batches: Iterator[Any], taken: int = 0) -> Iterator[Any]:
+        """So many of `batches` as the limit lets through when `taken` went through already."""
+        whole = isinstance(self.limit, float) and self.limit == 1.0
+        return islice(batches, None if whole else (self.count or 0) - taken)
+
+
+class Loaders:
+    """The loaders of a stage, from what the user gave: one, several, or a function that makes either.
+
+    Args:
+      who: names them in errors.
+      given: an iterable of batches; a mapping from name to such; a list or tuple of them, if none of these is itself
+        a tensor, mapping, list or tuple, which would make it a list of batches; or a function without arguments that
+        makes one of these.
+      limit: as in `limit_train_batches`; per loader.
+      in_order: whether shuffling is taken out.
+      every: makes them anew when so many epochs have passed since; 0 never.
+    """
+
+    def __init__(self, who: str, given: Any, limit: int | float = 1.0, in_order: bool = False, every: int = 0):
+        self.who, self.given, self.limit, self.in_order, self.every = who, given, limit, in_order, every
+        if every and not self.is_function:
+            raise ValueError(
+                f"{who} must be a function that makes a loader when reload_dataloaders_every_n_epochs is set, got "
+                f"{given!r}. Pass `lambda: loader`."
+            )
+        self._made: list[Loader] = []
+        self._made_at: int | None = None
+        if not self.is_function:
+            self._made = self._make()
+
+    @property
+    def is_function(self) -> bool:
+        """Whether they are made by calling a function."""
+        return callable(self.given) and not hasattr(self.given, "__iter__")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the limit lets any batch through."""
+        return self.given is not None and self.limit != 0
+
+    def at(self, epoch: int | None) -> list[Loader]:
+        """The loaders for an epoch, made anew when that is due; None looks at them before the first one."""
+        due = epoch is not None and (self._made_at is None or (self.every and epoch - self._made_at >= self.every))
+        if self.is_function and (not self._made or (due and self.every)):
+            self._made = self._make()
+        if due:
+            self._made_at = epoch
+        return self._made
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch for which they were made."""
+        return {"made_at": self._made_at}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._made_at = saved["made_at"]
+
+    def _make(self) -> list[Loader]:
+        given = self.given() if self.is_function else self.given
+        return [
+            Loader(self.who, name, _in_order(each) if self.in_order else each, self.limit)
+            for name, each in _named(given).items()
+        ]
+
+
+def _named(given: Any) -> dict[str | None, Any]:
+    if isinstance(given, Mapping):
+        if not given:
+            raise ValueError("loaders: a mapping must name at least one loader, got none.")
+        return dict(given)
+    if isinstance(given, list | tuple) and given and all(map(_is_loader, given)):
+        return {f"dataloader_idx_{i}": each for i, each in enumerate(given)}
+    return {None: given}
+
+
+def _is_loader(each: Any) -> bool:
+    """Whether something in a list is rather a loader than a batch."""
+    return isinstance(each, Iterable) and not isinstance(each, Tensor | Mapping | list | tuple | str)
+
+
+def _in_order(loader: Any) -> Any:
+    """A `DataLoader` over the same data without shuffling; anything else as it is."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return loader
+    plain = type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None
+    if isinstance(loader.sampler, SequentialSampler) or not plain:
+        return loader
+    log.warning("fncb: overfit_batches takes the batches in order: %s is left out", type(loader.sampler).__name__)
+    kept = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context")
+    kept += ("generator", "prefetch_factor", "persistent_workers")
+    batched = (
+        {"batch_size": loader.batch_size, "drop_last": loader.drop_last} if loader.batch_size else {"batch_size": None}
+    )
+    return DataLoader(loader.dataset, **batched, shuffle=False, **{name: getattr(loader, name) for name in kept})
