@@ -11,10 +11,10 @@ from toolz import concat, frequencies, unique
 
 from fncb import events as ev
 from fncb.effects import Attach, Effect
-from fncb.emit import Emit as Emit
-from fncb.emit import EmptyState as EmptyState
-from fncb.emit import Hook, S
-from fncb.emit import emit as emit
+from fncb.emitting import Emit as Emit
+from fncb.emitting import EmptyState as EmptyState
+from fncb.emitting import Hook, S
+from fncb.emitting import emit as emit
 from fncb.fields import hook_names, must_be_callable, refuse_unknown
 from fncb.step_hooks import StepHooks as StepHooks
 from fncb.step_hooks import compose_step_hooks

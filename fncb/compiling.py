@@ -62,8 +62,9 @@ def one_graph(fn: Callable[..., Any], *, on_compile: Callable[[], None], static:
     )
 
     def backend(graph: Any, inputs: Any, **_: Any) -> Any:
-        on_compile()
-        return inductor(graph, inputs, size_asserts=not static)
+        made = inductor(graph, inputs, size_asserts=not static)
+        on_compile()  # not before: Dynamo may begin a compilation anew
+        return made
 
     options: dict[str, Any] = {"guard_filter_fn": _keep_plain_values} if static else {}
     return torch.compile(own, fullgraph=True, dynamic=not static, backend=backend, options=options)

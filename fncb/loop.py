@@ -11,10 +11,10 @@ import torch
 
 from fncb import events as ev
 from fncb import store
-from fncb.callback import Callback, compose, note
+from fncb.callback import Callback, compose
 from fncb.callbacks import progress_bar
 from fncb.control import Control
-from fncb.evaluation import PREDICTION, TEST, VALIDATION, Fire, Pass, eval_mode, evaluate, predictions
+from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, predictions
 from fncb.loaders import Loaders
 from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
@@ -32,6 +32,7 @@ from fncb.settings import (
 )
 from fncb.signals import Signals
 from fncb.sinks.sink import Sink
+from fncb.staging import guarded, set_up
 from fncb.step import Step
 from fncb.task import Task, make_schedules, make_turns
 from fncb.training import Training
@@ -187,12 +188,12 @@ def fit(
             session.load(store.read(path))
             training.end_epoch()
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
-        _set_up("fit", fire, session, path, signals, fast_dev_run=bool(trial))
+        set_up("fit", fire, session, path, signals, fast_dev_run=bool(trial))
         training.run(resumed=path is not None)
         return path
 
     with session, signals, torch_modes(settings):
-        resumed = _guarded("fit", fire, run)
+        resumed = guarded("fit", fire, run)
         metrics = {**training.metrics(), **session.logged}
     return Run(
         metrics=metrics,
@@ -365,7 +366,7 @@ def _pass(
         path = None if resume is None else newest_checkpoint(resume, composed)
         if path is not None:
             session.load(store.read(path))
-        _set_up(the.stage, fire, session, path, signals)
+        set_up(the.stage, fire, session, path, signals)
         metrics, kept = ev.Metrics(), []
         if loaders.wanted:
             with eval_mode(task.model):
@@ -378,7 +379,7 @@ def _pass(
         return metrics, kept
 
     with session, signals:
-        metrics, kept = _guarded(the.stage, fire, body)
+        metrics, kept = guarded(the.stage, fire, body)
         measured = dict(metrics)
     return Run(
         metrics={**measured, **session.logged},
@@ -388,37 +389,6 @@ def _pass(
         recording=session.recording,
         predictions=(kept if len(kept) != 1 else kept[0]) if keep else None,
     )
-
-
-def _set_up(stage: str, fire: Fire, session: Session, path: Path | None, signals: Signals, **setup: Any) -> None:
-    """The events of a stage before its own."""
-    fire(ev.InitStart, stage=stage)
-    fire(ev.InitEnd, stage=stage)
-    fire(ev.Setup, stage=stage, **setup)
-    fire(ev.ConfigureShardedModel, stage=stage)
-    if path is not None:
-        fire(ev.LoadCheckpoint, path=str(path), attached=session.attached)
-    signals.act()
-
-
-def _guarded(stage: str, fire: Fire, body: Callable[[], Any]) -> Any:
-    """Runs a stage: exceptions become events first and then go on, and `teardown` always fires."""
-    try:
-        result = body()
-    except BaseException as error:
-        told: list[tuple[type[ev.Event], dict[str, Any]]] = [
-            (ev.ExceptionRaised, {"exception": error, "error": type(error).__name__, "message": str(error)})
-        ]
-        if isinstance(error, KeyboardInterrupt):
-            told.insert(0, (ev.KeyboardInterrupted, {}))
-        for kind, fields in [*told, (ev.Teardown, {"stage": stage})]:
-            try:
-                fire(kind, **fields)
-            except Exception as another:
-                note(error, f"While that was handled, {ev.hook_name(kind)} raised {another!r}.")
-        raise
-    fire(ev.Teardown, stage=stage)
-    return result
 
 
 def _with_progress(callbacks: Callback[Any], progress: bool | None) -> Callback[Any]:

@@ -1,6 +1,7 @@
-"""Metrics that keep their own state, such as torchmetrics': updated with what a loss returns, computed at the end."""
+"""Metrics that keep their own state, torchmetrics': updated with what a loss returns, computed at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ Measured = dict[str, tuple[Any, ...]]
 
 def keeps_state(value: Any) -> bool:
     """Whether something is such a metric."""
-    return not isinstance(value, Tensor) and all(hasattr(value, name) for name in ("update", "compute", "reset"))
+    return hasattr(type(value), "metric_state")  # of its class, or a trace would depend on the values of its state
 
 
 class Measures:
@@ -25,15 +26,15 @@ class Measures:
     def __init__(self, device: torch.device):
         self._device = device
         self._metrics: dict[str, Any] = {}
-        self._saved: Mapping[str, Any] = {}
+        self._saved: dict[str, Any] = {}
 
     def update(self, measured: Measured) -> None:
         """Gives each metric what belongs to it. No value is read, unless the metric does."""
         for name, (metric, *values) in measured.items():
             if name not in self._metrics:
-                self._metrics[name] = metric.to(self._device) if hasattr(metric, "to") else metric
-                for state, value in self._saved.get(name, {}).items():
-                    setattr(metric, state, value)
+                self._metrics[name] = metric.to(self._device)
+                if name in self._saved:
+                    _put_back(metric, self._saved.pop(name))
             if values:
                 metric.update(*values)
 
@@ -52,10 +53,33 @@ class Measures:
         for metric in self._metrics.values():
             metric.reset()
 
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Leaves the metrics to somebody else, such as a validation whose loss returns the same ones."""
+        states = self.state_dict()
+        self.reset()
+        try:
+            yield
+        finally:
+            for name, state in states.items():
+                _put_back(self._metrics[name], state)
+
     def state_dict(self) -> dict[str, Any]:
         """What each has gathered, by name."""
-        return {name: dict(metric.metric_state) for name, metric in self._metrics.items()}
+        return {name: _state(metric) for name, metric in self._metrics.items()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave, as soon as the loss returns the metric again."""
         self._saved = dict(saved)
+
+
+def _state(metric: Any) -> dict[str, Any]:
+    states = {name: list(value) if isinstance(value, list) else value for name, value in metric.metric_state.items()}
+    return {"states": states, "updates": metric.update_count}
+
+
+def _put_back(metric: Any, state: Mapping[str, Any]) -> None:
+    metric.reset()
+    for name, value in state["states"].items():
+        setattr(metric, name, value)
+    metric._update_count = state["updates"]  # which has no public way in; only a warning of `compute` reads it

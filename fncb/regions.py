@@ -151,17 +151,14 @@ def regions(
                 passed, weighed = weigh(held, passed, inputs, weighed)
             scaled = weighed * mine["scale"] if "scale" in mine else weighed
             grads = torch.autograd.grad(scaled, params, allow_unused=True)
-            used = {name: grad for name, grad in zip(part.params, grads, strict=True) if grad is not None}
+            # by place, as Dynamo would guard every name in every call
+            used = {place: grad for place, grad in enumerate(grads) if grad is not None}
             return (passed, inputs, loss.detach(), beside, used, old), measured
 
         def settled(tree: Any, passed: Any, inputs: Any, loss: Any, beside: Any, grads: Any, old: Any) -> Scratch:
             scratch = taken_up(tree, f"weigh {i}" if replaces_loss else came, passed)
-            scratch.batch, scratch.loss, scratch.from_loss, scratch.grads = (
-                list(inputs),
-                loss,
-                dict(beside),
-                dict(grads),
-            )
+            scratch.batch, scratch.loss, scratch.from_loss = list(inputs), loss, dict(beside)
+            scratch.grads = {part.params[place]: grad for place, grad in grads.items()}
             scratch.buffers = dict(zip(tree["buffers"], old, strict=False))
             phases.after_backward(hooks, tree, scratch, part, data.refill(example, list(inputs)))
             return scratch

@@ -216,6 +216,9 @@ class Step:
             self._summed[i] = True
         if measured:
             self.measures.update(measured)
+            updated = [name for name, (_, *values) in measured.items() if not values]
+            if updated and self.level != EAGER:
+                self._step_down(f"the loss updates {updated}; return (metric, *what_to_update_it_with)", EAGER)
         return ev.Metrics(None, self._names[kind], vector)
 
     def _compiled(self, batch: Any, kind: Kind) -> tuple[Tensor, Measured]:
@@ -340,8 +343,9 @@ class Step:
             return made
         return self._eager(batch, kind)
 
-    def _step_down(self, reason: str) -> None:
-        below = EAGER if "compiler" in reason.lower() and "C++" in reason else LEVELS[LEVELS.index(self.level) + 1]
+    def _step_down(self, reason: str, below: str | None = None) -> None:
+        if below is None:
+            below = EAGER if "compiler" in reason.lower() and "C++" in reason else LEVELS[LEVELS.index(self.level) + 1]
         log.warning("fncb: the step runs as %s, not as %s: %s", below, self.level, reason)
         self.level = below
         self._graphs.clear()

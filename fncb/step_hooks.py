@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 import attrs
 
 from fncb import events as ev
-from fncb.emit import Emit, Hook, S, emit
+from fncb.emitting import Emit, Hook, S, emit
 from fncb.fields import hook_names, must_be_callable, refuse_unknown
 from fncb.tree import leaves
 

@@ -302,7 +302,7 @@ class Training:
     def validate(self, loaders: list[Loader], training: bool) -> None:
         """The events of a validation; what it measured is kept while training."""
         at = self.at
-        with eval_mode(self.task.model):
+        with eval_mode(self.task.model), self.step.measures.set_aside():
             metrics = evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
             if training:
                 at.validated, at.validated_at, at.phase = metrics, self.session.seconds, "ValidationEnd"

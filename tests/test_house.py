@@ -26,6 +26,13 @@ def test_every_public_name_is_there():
     assert set(fncb.__all__) <= set(dir(fncb))
 
 
+def test_no_public_name_is_that_of_a_room():
+    # importing a room makes it an attribute of the package, where it would hide the name
+    rooms = {path.stem for path in Path(fncb.__file__).parent.iterdir()}
+
+    assert rooms & set(fncb.__all__) <= {"callbacks", "effects", "events", "sinks"}
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = fncb.no_such_name

@@ -13,7 +13,7 @@ FLOORS = (
     ("durations", "effects", "metrics", "tree"),
     ("events",),
     # floor 1 in three, of which users know the last
-    ("emit", "fields"),
+    ("emitting", "fields"),
     ("step_hooks",),
     ("callback", "schedules"),
     ("callbacks",),
@@ -27,7 +27,7 @@ FLOORS = (
     ("settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
     ("control", "session"),
-    ("training",),
+    ("staging", "training"),
     ("loop",),
     ("adapters", "cli", "testing"),
     ("__init__",),

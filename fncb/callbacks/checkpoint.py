@@ -39,7 +39,7 @@ class CheckpointState:
       step: of the last check, None before the first.
       validated: epoch of the last check at a validation, None before the first.
       asked: saves that are not on disk yet, in order.
-      paused: whether validations are no checks now: those of a sanity check, or of a run that does not train.
+      paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
     """
 
     best_model_path: str | None = None
@@ -171,6 +171,7 @@ def checkpoint(
     def on_train_batch_end(state: CheckpointState, event: ev.TrainBatchEnd) -> Any:
         # batches that accumulate share a step, and the first of them made it
         due = event.step > 0 and event.step % steps == 0 and event.step != state.step
+        due = due and not state.paused
         return check(state, event) if due and monitor in (None, "epoch", "step", *event.metrics) else state
 
     def on_validation_end(state: CheckpointState, event: ev.ValidationEnd) -> Any:
@@ -183,7 +184,7 @@ def checkpoint(
     def on_train_epoch_end(state: CheckpointState, event: ev.TrainEpochEnd) -> Any:
         # unless a validation of this epoch was a check; a run that was cut short and goes on ends an epoch twice
         checked = event.epoch == state.validated or (event.epoch, event.step) == (state.epoch, state.step)
-        return state if checked or (event.epoch + 1) % epochs else check(state, event)
+        return state if checked or state.paused or (event.epoch + 1) % epochs else check(state, event)
 
     def keep(state: CheckpointState, ask: Asked, path: str) -> tuple[CheckpointState, list[str | None]]:
         """The state with a file that is on disk, and the paths of those that it replaces."""
@@ -210,7 +211,7 @@ def checkpoint(
         return state
 
     def on_train_end(state: CheckpointState, event: ev.TrainEnd) -> Any:
-        if monitor is None or state.step is not None:
+        if monitor is None or state.step is not None or state.paused:
             return state
         return emit(state, Print(f"{who}: nothing was saved: no check was due at an event with {monitor!r}"))
 
@@ -222,7 +223,7 @@ def checkpoint(
         init=CheckpointState,
         emits=(Save, Delete, Print),
         config=config | {"dirpath": folder, "filename": filename},
-        setup=lambda state, event: attrs.evolve(state, paused=event.stage != "fit"),
+        setup=lambda state, event: attrs.evolve(state, paused=event.stage != "fit" or event.fast_dev_run),
         on_sanity_check_start=lambda state, event: attrs.evolve(state, paused=True),
         on_sanity_check_end=lambda state, event: attrs.evolve(state, paused=False),
         teardown=lambda state, event: attrs.evolve(state, paused=False),

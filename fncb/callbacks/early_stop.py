@@ -1,5 +1,6 @@
 """Stop training once a metric has stopped improving."""
 
+from collections.abc import Callable
 from math import inf, isfinite
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ class EarlyStopState:
       stale: checks in a row, up to now, that did not beat `best`.
       reason: why it last asked to stop; None while it has not.
       stopped_epoch: 0-based epoch of the check at which it last asked; None while it has not.
-      paused: whether validations are no checks now: those of a sanity check, or of a run that does not train.
+      paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
     """
 
     best: float | None = None
@@ -51,7 +52,7 @@ def early_stop(
     worse than `divergence_threshold`, stop; better than the best so far by more than `min_delta`, go on; otherwise it
     is stale, and `patience` stale checks in a row stop. A tie is no improvement, and neither is a value that is not
     finite. Where the run goes on regardless (`min_epochs`), each further check is judged and may ask again. The
-    sanity check, and validation outside training, are not checks.
+    sanity check, validation outside training and what a `fast_dev_run` measures are not checks.
 
     Args:
       monitor: the metric's name.
@@ -130,20 +131,23 @@ def early_stop(
         past = "has not been finite" if state.best is None else f"has not improved on {state.best:g}"
         return stop("patience", f"{past} in {stale} check{'s' if stale > 1 else ''}", stale=stale)
 
+    def pause(now: Callable[[Any], bool]) -> Any:
+        return lambda state, event: attrs.evolve(state, paused=now(event))
+
     moment: dict[str, Any] = {"on_train_epoch_end": check}
     if not check_on_train_epoch_end:
         moment = {
             "on_validation_end": check,
-            "setup": lambda state, event: attrs.evolve(state, paused=event.stage != "fit"),
-            "on_sanity_check_start": lambda state, event: attrs.evolve(state, paused=True),
-            "on_sanity_check_end": lambda state, event: attrs.evolve(state, paused=False),
-            "teardown": lambda state, event: attrs.evolve(state, paused=False),
+            "on_sanity_check_start": pause(lambda _: True),
+            "on_sanity_check_end": pause(lambda _: False),
         }
     return Callback(
         key=key or f"early_stop({monitor})",
         init=EarlyStopState,
         emits=(Stop, Print) if verbose else (Stop,),
         config=config,
+        setup=pause(lambda event: event.stage != "fit" or event.fast_dev_run),
+        teardown=pause(lambda _: False),
         **moment,
     )
 
