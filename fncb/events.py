@@ -341,7 +341,9 @@ class ValidationEpochEnd(Event):
 
 @attrs.frozen(kw_only=True, slots=False)
 class ValidationEnd(_Measured):
-    """Validation is over. `metrics` holds its means, prefixed `val_`."""
+    """Validation is over. `metrics` holds its means, prefixed `val_`; with `epoch_is_over`, `TrainEpochEnd` is next."""
+
+    epoch_is_over: bool = False
 
 
 @attrs.frozen(kw_only=True, slots=False)

@@ -306,7 +306,7 @@ class Training:
             metrics = evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
             if training:
                 at.validated, at.validated_at, at.phase = metrics, self.session.seconds, "ValidationEnd"
-            self.fire(ev.ValidationEnd, metrics=metrics)
+            self.fire(ev.ValidationEnd, metrics=metrics, epoch_is_over=training and at.epoch_is_over)
 
     def after_validation(self) -> None:
         """What comes after the event."""

@@ -72,7 +72,7 @@ def checkpoint(
     """Asks for `Save` of the best `save_top_k` states, and for `Delete` of those that they replace.
 
     A check is due every `every_n_epochs` epochs: with `monitor`, when a validation ends; without, when a validation
-    ends or, in an epoch that had none, when the epoch ends. With `every_n_train_steps` one is due every so many
+    in the middle of an epoch ends or, where there was none or one at the end, when the epoch ends. With `every_n_train_steps` one is due every so many
     steps: when the batch ends if the metric is known then (or there is none), otherwise when the next validation ends.
 
     A state is kept if there are fewer than `save_top_k`, or if its score is strictly better than the worst of them: a
@@ -179,7 +179,10 @@ def checkpoint(
             due = event.step // steps > (state.step or 0) // steps
         else:
             due = (event.epoch + 1) % epochs == 0 and (event.epoch, event.step) != (state.epoch, state.step)
-        return check(attrs.evolve(state, validated=event.epoch), event) if due and not state.paused else state
+        if monitor is None and save_on_train_epoch_end is None and event.epoch_is_over:
+            return attrs.evolve(state, validated=None)  # the epoch's end comes next
+        due = due and not state.paused
+        return check(attrs.evolve(state, validated=event.epoch), event) if due else state
 
     def on_train_epoch_end(state: CheckpointState, event: ev.TrainEpochEnd) -> Any:
         # unless a validation of this epoch was a check; a run that was cut short and goes on ends an epoch twice

@@ -456,3 +456,24 @@ def test_its_arguments_are_its_config():
         "save_on_train_epoch_end": None,
         "verbose": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("interval", "per_epoch", "at"),
+    [
+        (4, 4, ["ValidationEnd", "ValidationEnd", "ValidationEnd", "TrainEpochEnd"]),  # F25: val_check_interval=0.25
+        (5, 3, ["ValidationEnd", "ValidationEnd", "ValidationEnd"]),  # F25: 0.3, none at the end of the epoch
+        (16, 1, ["TrainEpochEnd"]),
+    ],
+)
+def test_f25_without_a_monitor_a_validation_at_the_end_of_an_epoch_leaves_the_save_to_the_epoch(
+    interval, per_epoch, at
+):
+    saves, state, seen = checkpoint("runs"), checkpoint("runs").init(), []
+    events = [ev.ValidationEnd(epoch=0, step=step, epoch_is_over=step == 16) for step in range(interval, 17, interval)]
+
+    for event in [*events, ev.TrainEpochEnd(epoch=0, step=16)]:
+        state, effects = saves.transition(state, event)
+        seen += [type(event).__name__ for effect in effects if isinstance(effect, Save)]
+
+    assert (len(seen), seen) == (per_epoch, at)
