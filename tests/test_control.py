@@ -156,7 +156,8 @@ def test_what_is_trained_is_the_same_after_a_resume(tmp_path):
 
 
 def test_rates_are_set_for_all_groups_or_one():
-    groups = lambda params: torch.optim.SGD([{"params": [p]} for p in params], lr=0.5)  # noqa: E731
+    def groups(params):
+        return torch.optim.SGD([{"params": [p]} for p in params], lr=0.5)
 
     result = run(task(optimizer=groups), data(), callbacks=asks(SetLR(0.25), SetLR(0.125, group=1)))
 

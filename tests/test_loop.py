@@ -15,7 +15,7 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, StepHooks, compose, emit
 from fncb.callbacks import checkpoint, clip_grad_norm, early_stop, ema, lr_monitor, skip_nonfinite
-from fncb.effects import Delete, Save, SetAccumulation, SetLR, Skip, Stop, Validate
+from fncb.effects import Delete, Save, SetAccumulation, SetLR, Skip, Stop, StopEpoch, Validate
 from fncb.loop import fit, validate
 from fncb.recording import read
 from fncb.session import Session
@@ -415,6 +415,61 @@ def test_a_run_that_goes_on_equals_one_that_was_never_cut(tmp_path, saving, comp
         assert without_time(read(log)) == happened
         for file in set((tmp_path / "saved").iterdir()) - set(saved):  # written again, as -v1
             file.unlink()
+
+
+PLATEAU = partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5)
+STEPS = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_train_start",
+        "on_epoch_start",
+        "on_train_epoch_start",
+        "on_train_batch_end",
+        "on_validation_end",
+        "on_train_epoch_end",
+        "on_epoch_end",
+    ],
+)
+@pytest.mark.parametrize(
+    ("schedule", "interval"), [(PLATEAU, "epoch"), (PLATEAU, "step"), (STEPS, "epoch")], ids=lambda v: str(v)[:12]
+)
+@pytest.mark.parametrize("together", [(), (Validate(),), (StopEpoch(),), (SetLR(0.01), SetAccumulation(3))], ids=str)
+def test_a_save_at_any_hook_goes_on_exactly(tmp_path, hook, schedule, interval, together):
+    path, log = tmp_path / "a.safetensors", tmp_path / "events.jsonl"
+    outside = hook in ("on_train_start", "on_train_epoch_end", "on_epoch_end")
+    if outside and StopEpoch() in together:
+        together = ()
+
+    def ask(state, event):
+        if event.epoch != (0 if hook == "on_train_start" else 1) or getattr(event, "batch_idx", 2) != 2:
+            return state
+        # the first epoch to end is that of the validation
+        return emit(state + 1, Save(str(path)), *together) if state == (hook == "on_epoch_end") else state + 1
+
+    def train(given, **settings):
+        saves = Callback(key="saves", init=int, **{hook: ask})
+        every = {"max_epochs": 3, "accumulate_grad_batches": 2, "val_check_interval": 3, "record": log, **settings}
+        return run(given, shuffled(), shuffled(), callbacks=[saves, ema(0.9)], **every)
+
+    def given():
+        model = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+        optimizer = partial(torch.optim.AdamW, lr=0.01)
+        both = {"schedule": schedule, "schedule_interval": interval}
+        return task(model, loss=lambda model, batch: loss(model, batch[0]), optimizer=optimizer, **both)
+
+    straight, resumed = given(), given()
+    whole = train(straight, seed=7)
+    happened = without_time(read(log))
+    again = train(resumed, resume=path)
+
+    assert (again.step, again.epoch, again.metrics) == (whole.step, whole.epoch, whole.metrics)
+    assert hook == "on_train_start" or again.state == whole.state  # which is heard again
+    for name, tensor in straight.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    assert without_time(read(log)) == happened
 
 
 SET_UP_AGAIN = (

@@ -6,10 +6,11 @@ import pytest
 import torch
 from rich.console import Console
 
+from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, StepHooks, compose, emit
 from fncb.callbacks import checkpoint, early_stop
-from fncb.effects import Delete, Log, LogImage, Print, Render, Save, SetLR, Stop
+from fncb.effects import Attach, Delete, Log, LogImage, Print, Render, Save, SetLR, Stop
 from fncb.events import Metrics, StopRequested, TrainBatchEnd, TrainEpochEnd, ValidationEnd
 from fncb.interpret import Screen
 from fncb.session import Session
@@ -267,3 +268,82 @@ def test_answers_come_after_all_effects_of_the_event():
         session(ValidationEnd())
 
     assert order == ["sink", "sink", StopRequested]  # the event's own metrics, those of Log, the answer to Stop
+
+
+def test_what_a_callback_attaches_when_saving_it_is_given_when_loading(tmp_path):
+    path = tmp_path / "a.safetensors"
+    heard = []
+    notes = Callback(
+        key="notes",
+        init=int,
+        emits=(Attach,),
+        on_save_checkpoint=lambda s, e: emit(s + 1, Attach({"path": e.path, "values": (1, 2.5)})),
+        on_load_checkpoint=lambda s, e: heard.append(e.attached["notes"]) or s,
+    )
+
+    with Session([asks(Save(str(path))), notes]) as session:
+        session(ValidationEnd(step=3))
+    with Session([asks(), notes]) as again:
+        again.load(store.read(path))
+        again(ev.LoadCheckpoint(path=str(path), attached=again.attached))
+
+    assert store.read(path)["callbacks"]["notes"] == 1  # the state of after the hook
+    assert heard == [{"path": str(path), "values": [1, 2.5]}]
+
+
+def test_each_file_gets_what_was_attached_to_it(tmp_path):
+    paths = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    notes = Callback(key="notes", init=int, on_save_checkpoint=lambda s, e: emit(s, Attach(e.path)))
+
+    with Session([asks(*map(Save, paths)), notes]) as session:
+        session(ValidationEnd())
+
+    assert [store.read(path)["attached"] for path in paths] == [{"notes": path} for path in paths]
+
+
+def test_a_checkpoint_holds_what_the_other_effects_of_its_event_changed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    rates = {"lr": 0.5}
+    holder = torch.nn.Module()
+    holder.state_dict = lambda: dict(rates)
+
+    with Session(
+        asks(Save(str(path)), SetLR(0.25), emits=(Save, SetLR)),
+        objects={"rates": holder},
+        carries_out={SetLR: lambda effect, _: rates.update(lr=effect.lr)},
+    ) as session:
+        session(ValidationEnd())
+
+    assert store.read(path)["rates"] == {"lr": 0.25}
+
+
+@pytest.mark.parametrize("kind", [ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.AfterOptimizerStep])
+def test_a_save_while_a_batch_is_half_done_is_refused(tmp_path, kind):
+    hook = {ev.hook_name(kind): lambda s, e: emit(s, Save(str(tmp_path / "a")))}
+    callback = Callback(key="saves", init=int, **hook)
+
+    with Session(callback) as session, pytest.raises(ValueError, match=f"between batches, got {kind.__name__}"):
+        session(kind())
+
+
+def test_saving_while_saving_and_attaching_elsewhere_are_refused(tmp_path):
+    again = Callback(key="again", init=int, on_save_checkpoint=lambda s, e: emit(s, Save("b")))
+
+    with Session([asks(Save(str(tmp_path / "a"))), again]) as one, pytest.raises(ValueError, match="must not save"):
+        one(ValidationEnd())
+    with Session(asks(Attach(1))) as other, pytest.raises(ValueError, match="asked for at on_save_checkpoint, got it"):
+        other(ValidationEnd())
+
+
+def test_what_is_logged_in_a_rehearsal_reaches_no_sink_and_is_forgotten():
+    lines = []
+    sink = Sink(log=lambda metrics, event: lines.append(dict(metrics)), close=lambda: None)
+
+    with Session(asks(Log({"a": 1.0})), sinks=[sink]) as session:
+        with session.rehearsal():
+            session(ValidationEnd(metrics={"val_loss": 1.0}))
+        assert (lines, session.logged) == ([], {})
+        session(ValidationEnd(metrics={"val_loss": 2.0}))
+
+    assert session.logged == {"a": 1.0}
+    assert lines == [{"val_loss": 2.0}, {"a": 1.0}]

@@ -54,7 +54,10 @@ def sends(number, times=1, **when):
 @pytest.fixture(autouse=True)
 def handlers():
     """Handlers that are not those of a fresh process, to see that they are put back."""
-    mine = lambda *_: None  # noqa: E731 - compared by identity below
+
+    def mine(*_):
+        pass
+
     before = [signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)]
     yield
     found = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
