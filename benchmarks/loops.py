@@ -69,6 +69,7 @@ def with_fncb(problem: Problem, *, callbacks: bool = True, averaged: bool = True
                 callbacks=chosen if callbacks else [],
                 record=f"{folder}/events.jsonl" if callbacks else None,
                 max_epochs=1,
+                num_sanity_val_steps=0,
                 compile=compile,
                 progress=False,
             )

@@ -77,10 +77,10 @@ def main(directory: Path, max_epochs: int, compile: bool) -> None:
     print(f"\nStopped after epoch {run.epoch}: {run.stopped.reason if run.stopped else 'all epochs done'}")
     print(f"The step ran as {run.compiled}, compiled again {run.recompilations} time(s).")
 
-    accuracy = fncb.validate(trained, test).metrics["val_acc"]
+    accuracy = fncb.test(trained, test, progress=False).metrics["test_acc"]
     averaged = task()
     averaged.model.load_state_dict({**trained.model.state_dict(), **run.step_state["ema"]})
-    smooth = fncb.validate(averaged, test).metrics["val_acc"]
+    smooth = fncb.test(averaged, test, progress=False).metrics["test_acc"]
     print(f"Test accuracy: {accuracy:.2%}, with the averaged weights {smooth:.2%}")
 
     print("\nGoing on from the last checkpoint, for two epochs more:")

@@ -69,7 +69,8 @@ class Screen:
 def _line(effect: Render, event: Event) -> str:
     of = f"/{effect.total}" if effect.total is not None else ""
     metrics = format_metrics(effect.metrics or {})
-    return f"{effect.label}: {effect.completed}{of} batches, step {event.step}, {event.seconds:.1f} s, {metrics}"
+    line = f"{effect.label}: {effect.completed}{of} batches, step {event.step}, {event.seconds:.1f} s"
+    return f"{line}, {metrics}" if metrics else line
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

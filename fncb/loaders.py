@@ -76,7 +76,7 @@ class Loaders:
 
     def __init__(self, who: str, given: Any, limit: int | float = 1.0, in_order: bool = False, every: int = 0):
         self.who, self.given, self.limit, self.in_order, self.every = who, given, limit, in_order, every
-        if every and not self.is_function:
+        if every and given is not None and not self.is_function:
             raise ValueError(
                 f"{who} must be a function that makes a loader when reload_dataloaders_every_n_epochs is set, got "
                 f"{given!r}. Pass `lambda: loader`."

@@ -138,13 +138,10 @@ def fit(
       (6, 2, ['loss', 'loss_epoch', 'lr-SGD'])
     """
     settings = settings_of(locals())
-    trial, in_order, every = (
-        settings.fast_dev_run,
-        bool(settings.overfit_batches),
-        settings.reload_dataloaders_every_n_epochs,
-    )
-    train_loaders = Loaders("fit: train", train, settings.limit_train_batches, in_order, every)
-    val_loaders = Loaders("fit: val", val, settings.limit_val_batches, in_order, every if val is not None else 0)
+    trial, overfit = settings.fast_dev_run > 0, settings.overfit_batches > 0
+    anew = settings.reload_dataloaders_every_n_epochs
+    train_loaders = Loaders("fit: train", train, settings.limit_train_batches, in_order=overfit, every=anew)
+    val_loaders = Loaders("fit: val", val, settings.limit_val_batches, in_order=overfit, every=anew)
     if seed is not None:
         seed_everything(seed)
     where = device_for(device)
@@ -188,7 +185,7 @@ def fit(
             session.load(store.read(path))
             training.end_epoch()
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
-        set_up("fit", fire, session, path, signals, fast_dev_run=bool(trial))
+        set_up("fit", fire, session, path, signals, fast_dev_run=trial)
         training.run(resumed=path is not None)
         return path
 

@@ -1,7 +1,7 @@
 """What is trained: a model, its loss, its optimizer and its schedule."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import attrs
 from torch import Tensor, nn
@@ -64,35 +64,32 @@ class Task:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"Task: model must be a torch.nn.Module, got {self.model!r}.")
         for name in ("loss", "optimizer", "schedule", "validate", "test", "predict"):
-            value = getattr(self, name)
-            if value is None and name != "loss":
-                continue
-            several = isinstance(value, Mapping) and name in ("loss", "optimizer", "schedule")
-            for each in value.values() if several and value is not None else [value]:
-                if not callable(each) and not (name == "optimizer" and isinstance(each, Optimizer)):
-                    raise TypeError(f"Task: {name} must be a function, got {each!r}.")
-                if name == "optimizer" and isinstance(each, type) and not issubclass(each, Optimizer):
-                    raise TypeError(f"Task: optimizer must make an Optimizer, got {each!r}.")
-        names = set(self.losses) if isinstance(self.loss, Mapping) else None
-        if self.optimizer is not None and names != (set(self.optimizer) if _several(self.optimizer) else None):
-            raise ValueError(
-                f"Task: loss and optimizer must have the same names, got {sorted(names or ())} and "
-                f"{sorted(self.optimizer) if _several(self.optimizer) else []}."
-            )
-        if names == set():
+            _must_be_functions(name, getattr(self, name))
+        if self.schedule_interval not in ("epoch", "step"):
+            raise ValueError(f"Task: schedule_interval must be 'epoch' or 'step', got {self.schedule_interval!r}.")
+        self._must_have_the_same_names()
+
+    def _must_have_the_same_names(self) -> None:
+        names = list(self.loss) if isinstance(self.loss, Mapping) else []
+        optimizers = list(self.optimizer) if isinstance(self.optimizer, Mapping) else []
+        if isinstance(self.loss, Mapping) and not names:
             raise ValueError("Task: loss must name at least one function, got none.")
-        for name, each in (("every", self.every), ("schedule", self.schedule)):
-            if isinstance(each, Mapping) and not each.keys() <= (names or set()):
-                raise ValueError(f"Task: {name} must use names of the optimizers, got {sorted(each)}.")
+        if self.optimizer is not None and set(names) != set(optimizers):
+            raise ValueError(f"Task: loss and optimizer must have the same names, got {names} and {optimizers}.")
+        if names and self.schedule is not None and not isinstance(self.schedule, Mapping):
+            raise TypeError("Task: schedule must map names of the optimizers, got a function for several of them.")
+        if not isinstance(self.every, Mapping):
+            raise TypeError(f"Task: every must map names of the optimizers to rounds, got {self.every!r}.")
+        for field, given in (("every", self.every), ("schedule", self.schedule)):
+            if isinstance(given, Mapping) and not given.keys() <= set(names):
+                raise ValueError(
+                    f"Task: {field} must use names of the optimizers, got {list(given)}. There are {names}."
+                )
         for name, n in self.every.items():
             if not isinstance(n, int) or isinstance(n, bool) or n < 1:
                 raise ValueError(f"Task: every must be 1 round or more, got {n!r} for {name!r}.")
-        if names and self.every.keys() == names and 1 not in self.every.values():
+        if names and self.every.keys() == set(names) and 1 not in self.every.values():
             raise ValueError(f"Task: every must leave an optimizer for each round, got {dict(self.every)}.")
-        if _several(self.optimizer) and callable(self.schedule):
-            raise TypeError("Task: schedule must map names of the optimizers, got a function for several of them.")
-        if self.schedule_interval not in ("epoch", "step"):
-            raise ValueError(f"Task: schedule_interval must be 'epoch' or 'step', got {self.schedule_interval!r}.")
 
     @property
     def losses(self) -> Mapping[str, Loss]:
@@ -100,8 +97,16 @@ class Task:
         return self.loss if isinstance(self.loss, Mapping) else {"": self.loss}
 
 
-def _several(given: Any) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(given, Mapping)
+def _must_be_functions(name: str, given: Any) -> None:
+    """Raises unless a field holds a function, or, where there may be several, a mapping to such."""
+    if given is None and name != "loss":
+        return
+    several = name in ("loss", "optimizer", "schedule")
+    for each in given.values() if several and isinstance(given, Mapping) else [given]:
+        if not callable(each) and not (name == "optimizer" and isinstance(each, Optimizer)):
+            raise TypeError(f"Task: {name} must be a function, got {each!r}.")
+        if name == "optimizer" and isinstance(each, type) and not issubclass(each, Optimizer):
+            raise TypeError(f"Task: optimizer must make an Optimizer, got {each!r}.")
 
 
 @attrs.frozen(eq=False)

@@ -72,8 +72,9 @@ def checkpoint(
     """Asks for `Save` of the best `save_top_k` states, and for `Delete` of those that they replace.
 
     A check is due every `every_n_epochs` epochs: with `monitor`, when a validation ends; without, when a validation
-    in the middle of an epoch ends or, where there was none or one at the end, when the epoch ends. With `every_n_train_steps` one is due every so many
-    steps: when the batch ends if the metric is known then (or there is none), otherwise when the next validation ends.
+    in the middle of an epoch ends or, where there was none or one at the end, when the epoch ends. With
+    `every_n_train_steps` one is due every so many steps: when the batch ends if the metric is known then (or there is
+    none), otherwise when the next validation ends.
 
     A state is kept if there are fewer than `save_top_k`, or if its score is strictly better than the worst of them: a
     tie is not. A score that is not finite is worse than any that is. A file is deleted once the one that replaces it

@@ -30,7 +30,7 @@ class ProgressBarState:
 
 
 def progress_bar(*, refresh_rate: float = 10.0, key: str = "progress_bar") -> Callback[ProgressBarState]:
-    """Asks for `Render` a few times a second, and when an epoch, a test or a prediction is over.
+    """Asks for `Render` a few times a second, and when a sanity check, an epoch, a test or a prediction is over.
 
     The bar of an epoch is labelled with its 0-based number, `epoch 3`, the others `validation`, `test` and
     `prediction`. The first batch is shown at once, later ones when 1 / `refresh_rate` seconds of the run have passed
@@ -95,6 +95,7 @@ def progress_bar(*, refresh_rate: float = 10.0, key: str = "progress_bar") -> Ca
         return hook
 
     hooks = {
+        "on_sanity_check_end": side_end("sanity check"),
         "on_train_epoch_start": on_train_epoch_start,
         "on_train_batch_end": on_train_batch_end,
         "on_train_epoch_end": on_train_epoch_end,

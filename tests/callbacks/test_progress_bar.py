@@ -120,3 +120,22 @@ def test_a_wrong_rate_is_refused(rate):
 
 def test_it_declares_what_it_asks_for():
     assert progress_bar().emits == (Render,)
+
+
+def test_a_sanity_check_is_over_before_training_begins():
+    events = [
+        ev.SanityCheckStart(),
+        ev.ValidationStart(batches=2),
+        ev.ValidationBatchEnd(batch_idx=0, seconds=1.0),
+        ev.ValidationBatchEnd(batch_idx=1, seconds=2.0),
+        ev.ValidationEnd(seconds=2.0),
+        ev.SanityCheckEnd(seconds=2.0),
+    ]
+
+    shown = fold(progress_bar(), events).of(Render)
+
+    assert shown == (
+        Render("validation", 1, 2),
+        Render("validation", 2, 2),
+        Render("sanity check", 2, 2, done=True),
+    )
