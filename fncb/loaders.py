@@ -57,8 +57,10 @@ class Loader:
 
     def first(self, batches: Iterator[Any], taken: int = 0) -> Iterator[Any]:
         """So many of `batches` as the limit lets through when `taken` went through already."""
-        whole = isinstance(self.limit, float) and self.limit == 1.0
-        return islice(batches, None if whole else (self.count or 0) - taken)
+        if isinstance(self.limit, float) and self.limit == 1.0:
+            return batches
+        most = self.limit if isinstance(self.limit, int) else self.count or 0
+        return islice(batches, most - taken)
 
 
 class Loaders:
@@ -115,6 +117,8 @@ class Loaders:
 
     def _make(self) -> list[Loader]:
         given = self.given() if self.is_function else self.given
+        if given is None:
+            return []
         return [
             Loader(self.who, name, _in_order(each) if self.in_order else each, self.limit)
             for name, each in _named(given).items()

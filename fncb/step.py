@@ -94,10 +94,8 @@ class Step:
         self._every_round = all(turn.every == 1 for turn in self.turns)
         self._summed = [False] * len(self.turns)  # whether each turn was taken in this epoch
         self.measures = Measures(device)
+        self._device = device
         self.take_up_parameters()
-        if compile:
-            for each in self.optimizers:
-                opt.set_capturable(each, device)
 
     @property
     def recompilations(self) -> int:
@@ -126,6 +124,9 @@ class Step:
         self.started = [False] * len(self.turns)  # whether each optimizer has made its state
         self._lr_values = [[group["lr"] for group in each.param_groups] for each in self.optimizers]
         self._lrs = [[torch.full((), float(lr), dtype=self.dtype) for lr in lrs] for lrs in self._lr_values]
+        if self.level != EAGER:
+            for each in self.optimizers:
+                opt.set_capturable(each, self._device)
         self._settings = list(map(opt.settings, self.optimizers))
         self._graphs: dict[Any, Callable[[Any], tuple[Tensor, Measured]]] = {}
 

@@ -126,11 +126,7 @@ class Training:
         with self.session.rehearsal():
             loaders = self.val.at(None)
             if n > 0:
-                counts = [loader.count for loader in loaders]
-                loaders = [
-                    Loader(each.who, each.name, each.batches, n if count is None else min(n, count))
-                    for each, count in zip(loaders, counts, strict=True)
-                ]
+                loaders = [Loader(each.who, each.name, each.batches, min(n, each.count or n)) for each in loaders]
             self.validate(loaders, training=False)
         self.fire(ev.SanityCheckEnd)
         self.randomness.put_back(now)

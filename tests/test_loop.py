@@ -167,6 +167,15 @@ def test_a_loader_without_length_validates_at_its_end():
     assert seen == [3, 6]
 
 
+def test_an_empty_validation_loader_is_told_in_the_sanity_check_too():
+    with pytest.raises(ValueError, match="fit: val must give at least one batch, got none"):
+        run(task(), data(), [], num_sanity_val_steps=2)
+
+
+def test_limits_of_validation_are_no_matter_without_it():
+    assert run(task(), data(), limit_val_batches=0.5).step == 2
+
+
 def test_metrics_of_an_epoch_hold_the_last_step_the_means_and_the_validation():
     seen = []
     spy = Callback(key="spy", init=int, on_train_epoch_end=lambda s, e: seen.append(dict(e.metrics)) or s)
