@@ -61,6 +61,8 @@ class Control:
         """Stops training some parameters."""
         for name in self._matching("Freeze", effect.pattern):
             self.named[name].requires_grad_(False)
+        if not any(p.requires_grad for p in self.named.values()):
+            raise ValueError(f"Freeze: something must be left to train, got {effect.pattern!r}, which matches all.")
         self.step.take_up_parameters()
 
     def unfreeze(self, effect: Unfreeze, _: ev.Event) -> None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import attrs
 import torch
+from toolz import isdistinct
 from torch import Tensor, nn
 
 from fncb import data
 from fncb import events as ev
 from fncb.loaders import Loader
-from fncb.measures import Measures
+from fncb.measures import Measured, Measures
+from fncb.metrics import joined
 from fncb.task import Task, loss_and_metrics
 
 Fire = Callable[..., None]
@@ -66,56 +69,74 @@ def evaluate(
     Returns:
       Means weighted by batch size, still on the device; with the loader's name after a slash where there are several.
     """
-    given = task.test if the is TEST else task.validate
-    losses = {"": given} if given is not None else task.losses
+    found: list[ev.Metrics] = []
     fire(the.start, batches=_total(loaders))
     fire(ev.EpochStart)
     fire(the.epoch_start)
-    names: list[str] = []
-    means: list[Tensor] = []
-    computed: dict[str, float] = {}
     for dataloader_idx, loader in enumerate(loaders):
-        after = "" if loader.name is None else f"/{loader.name}"
-        of_loader: tuple[str, ...] = ()
-        sums: Any = None
-        samples, measures = 0, Measures(where)
+        means, measures = _Means(the.stage), Measures(where)
         for batch_idx, batch in enumerate(loader):
             batch = data.to_device(batch, where)
             fire(the.batch_start, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch)
-            outputs: Any = None
-            values: dict[str, Tensor] = {}
-            with torch.no_grad():
-                for name, loss in losses.items():
-                    outputs = loss(task.model, batch)
-                    value, beside, measured = loss_and_metrics(the.stage, outputs)
-                    values |= {f"loss/{name}" if name else "loss": value, **beside}
-                    measures.update(measured)
-                size = data.batch_size(batch)
-                wide = [value.detach().to(torch.promote_types(value.dtype, torch.float32)) for value in values.values()]
-                weighted = torch.stack(wide) * size
-            if sums is not None and of_loader != tuple(values):
-                raise ValueError(
-                    f"{the.stage}: each batch must give the same metrics, got {[*values]}, not {[*of_loader]}."
-                )
-            of_loader = tuple(values)
-            sums = weighted if sums is None else sums + weighted
-            samples += size
+            outputs, values, measured = _of_batch(the, task, batch)
+            measures.update(measured)
+            means.add(values, data.batch_size(batch))
             fire(the.batch_end, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch, outputs=outputs)
             boundary()
-        names += [_prefixed(the.prefix, name) + after for name in of_loader]
-        means += [sums / samples]
-        computed |= {_prefixed(the.prefix, name) + after: value for name, value in measures.compute("{}").items()}
+        computed = measures.compute()
         measures.reset()
+        name = partial(_named, the.prefix, loader.name)
+        found.append(ev.Metrics({name(each): value for each, value in computed.items()}))
+        found.append(ev.Metrics(None, tuple(map(name, means.names)), means.sums / means.samples))
     fire(the.epoch_end)
     fire(ev.EpochEnd)
-    return ev.Metrics(computed, tuple(names), torch.cat(means))
+    names = [name for metrics in found for name in metrics]
+    if not isdistinct(names):
+        raise ValueError(f"{the.stage}: each metric must have a name of its own, got {names}. Rename one.")
+    return joined(*found)
+
+
+class _Means:
+    """Sums of a loader's metrics, weighted by batch size, on the device."""
+
+    def __init__(self, who: str):
+        self.who = who
+        self.names: tuple[str, ...] = ()
+        self.sums: Any = 0
+        self.samples = 0
+
+    def add(self, values: dict[str, Tensor], size: int) -> None:
+        if self.samples and self.names != tuple(values):
+            raise ValueError(
+                f"{self.who}: each batch must give the same metrics, got {[*values]}, not {[*self.names]}."
+            )
+        wide = [value.detach().to(torch.promote_types(value.dtype, torch.float32)) for value in values.values()]
+        self.names, self.sums, self.samples = tuple(values), self.sums + torch.stack(wide) * size, self.samples + size
+
+
+def _of_batch(the: Pass, task: Task, batch: Any) -> tuple[Any, dict[str, Tensor], Measured]:
+    """What a task's function returned, or by name what several did; its metrics; what others are updated with."""
+    given = task.test if the is TEST else task.validate
+    losses = task.losses if given is None else {"": given}
+    outputs: dict[str, Any] = {}
+    values: dict[str, Tensor] = {}
+    measured: Measured = {}
+    with torch.no_grad():
+        for name, loss in losses.items():
+            outputs[name] = loss(task.model, batch)
+            value, beside, more = loss_and_metrics(the.stage, outputs[name])
+            twice = {*values, *measured} & {*beside, *more}
+            if twice:
+                raise ValueError(f"{the.stage}: a metric must have a name of its own, got {sorted(twice)} twice.")
+            values |= {f"loss/{name}" if name else "loss": value, **beside}
+            measured |= more
+    return outputs.get("", outputs), values, measured
 
 
 def predictions(
     task: Task, loaders: Sequence[Loader], where: torch.device, fire: Fire, boundary: Callable[[], None], keep: bool
 ) -> list[list[Any]]:
     """What a task predicts, a list of batches for each loader, empty unless kept; to be called in eval mode."""
-    predict = task.predict or _of_first
     kept: list[list[Any]] = [[] for _ in loaders]
     fire(ev.PredictStart, batches=_total(loaders))
     fire(ev.PredictEpochStart)
@@ -124,13 +145,18 @@ def predictions(
             batch = data.to_device(batch, where)
             fire(ev.PredictBatchStart, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch)
             with torch.no_grad():
-                outputs = predict(task.model, batch)
+                outputs = task.predicts(task.model, batch)
             if keep:
                 kept[dataloader_idx].append(outputs)
             fire(ev.PredictBatchEnd, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch, outputs=outputs)
             boundary()
-    fire(ev.PredictEpochEnd)
+    fire(ev.PredictEpochEnd, **({"predictions": flat(kept)} if keep else {}))
     return kept
+
+
+def flat(of_loaders: list[list[Any]]) -> list[Any]:
+    """Predictions as users see them: in lists by loader only where there are several."""
+    return of_loaders[0] if len(of_loaders) == 1 else of_loaders
 
 
 def _total(loaders: Sequence[Loader]) -> int | None:
@@ -138,13 +164,5 @@ def _total(loaders: Sequence[Loader]) -> int | None:
     return None if None in counts else sum(count or 0 for count in counts)
 
 
-def _prefixed(prefix: str, name: str) -> str:
-    return name if name.startswith(prefix) else prefix + name
-
-
-def _of_first(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, dict):
-        batch = next(iter(batch.values()))
-    elif isinstance(batch, list | tuple):
-        batch = batch[0]
-    return model(batch)
+def _named(prefix: str, loader: str | None, metric: str) -> str:
+    return (metric if metric.startswith(prefix) else prefix + metric) + ("" if loader is None else f"/{loader}")

@@ -60,7 +60,7 @@ class Loader:
         if isinstance(self.limit, float) and self.limit == 1.0:
             return batches
         most = self.limit if isinstance(self.limit, int) else self.count or 0
-        return islice(batches, most - taken)
+        return islice(batches, max(0, most - taken))
 
 
 class Loaders:
@@ -74,14 +74,24 @@ class Loaders:
       limit: as in `limit_train_batches`; per loader.
       in_order: whether shuffling is taken out.
       every: makes them anew when so many epochs have passed since; 0 never.
+      several: whether there may be more than one.
     """
 
-    def __init__(self, who: str, given: Any, limit: int | float = 1.0, in_order: bool = False, every: int = 0):
-        self.who, self.given, self.limit, self.in_order, self.every = who, given, limit, in_order, every
+    def __init__(
+        self,
+        who: str,
+        given: Any,
+        limit: int | float = 1.0,
+        in_order: bool = False,
+        every: int = 0,
+        several: bool = True,
+    ):
+        self.who, self.given, self.limit, self.in_order = who, given, limit, in_order
+        self.every, self.several = every, several
         if every and given is not None and not self.is_function:
             raise ValueError(
-                f"{who} must be a function that makes a loader when reload_dataloaders_every_n_epochs is set, got "
-                f"{given!r}. Pass `lambda: loader`."
+                f"{who} must be a function that makes a loader when reload_dataloaders_every_n_epochs is set, got a "
+                f"{type(given).__name__}. Pass `lambda: loader`."
             )
         self._made: list[Loader] = []
         self._made_at: int | None = None
@@ -91,7 +101,7 @@ class Loaders:
     @property
     def is_function(self) -> bool:
         """Whether they are made by calling a function."""
-        return callable(self.given) and not hasattr(self.given, "__iter__")
+        return callable(self.given) and (isinstance(self.given, type) or not hasattr(self.given, "__iter__"))
 
     @property
     def wanted(self) -> bool:
@@ -119,16 +129,19 @@ class Loaders:
         given = self.given() if self.is_function else self.given
         if given is None:
             return []
+        named = _named(self.who, given)
+        if not self.several and list(named) != [None]:
+            raise ValueError(f"{self.who} must be one loader, got {len(named)}. Give batches of both: zip(one, other).")
         return [
             Loader(self.who, name, _in_order(each) if self.in_order else each, self.limit)
-            for name, each in _named(given).items()
+            for name, each in named.items()
         ]
 
 
-def _named(given: Any) -> dict[str | None, Any]:
+def _named(who: str, given: Any) -> dict[str | None, Any]:
     if isinstance(given, Mapping):
         if not given:
-            raise ValueError("loaders: a mapping must name at least one loader, got none.")
+            raise ValueError(f"{who}: a mapping must name at least one loader, got none.")
         return dict(given)
     if isinstance(given, list | tuple) and given and all(map(_is_loader, given)):
         return {f"dataloader_idx_{i}": each for i, each in enumerate(given)}

@@ -14,7 +14,7 @@ from fncb import store
 from fncb.callback import Callback, compose
 from fncb.callbacks import progress_bar
 from fncb.control import Control
-from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, predictions
+from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, flat, predictions
 from fncb.loaders import Loaders
 from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
@@ -140,7 +140,9 @@ def fit(
     settings = settings_of(locals())
     trial, overfit = settings.fast_dev_run > 0, settings.overfit_batches > 0
     anew = settings.reload_dataloaders_every_n_epochs
-    train_loaders = Loaders("fit: train", train, settings.limit_train_batches, in_order=overfit, every=anew)
+    train_loaders = Loaders(
+        "fit: train", train, settings.limit_train_batches, in_order=overfit, every=anew, several=False
+    )
     val_loaders = Loaders("fit: val", val, settings.limit_val_batches, in_order=overfit, every=anew)
     if seed is not None:
         seed_everything(seed)
@@ -167,6 +169,7 @@ def fit(
             "train_loaders": train_loaders,
             "val_loaders": val_loaders,
             "position": at,
+            "training": training,
             "step_state": step,
             "random": randomness,
         },
@@ -180,10 +183,9 @@ def fit(
     fire = training.fire
 
     def run() -> Path | None:
-        path = None if resume is None else newest_checkpoint(resume, callbacks)
+        path = None if resume is None else newest_checkpoint("fit", resume, callbacks)
         if path is not None:  # before the first event, so that states and recording go on in one line
             session.load(store.read(path))
-            training.end_epoch()
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
         set_up("fit", fire, session, path, signals, fast_dev_run=trial)
         training.run(resumed=path is not None)
@@ -192,6 +194,7 @@ def fit(
     with session, signals, torch_modes(settings):
         resumed = guarded("fit", fire, run)
         metrics = {**training.metrics(), **session.logged}
+        step.measures.reset()  # the metrics are the task's, and somebody else's turn comes
     return Run(
         metrics=metrics,
         stopped=session.stopped,
@@ -351,7 +354,7 @@ def _pass(
     """A stage that does not train."""
     composed, where, signals = _with_progress(compose(callbacks), progress), device_for(device), Signals()
     task.model.to(where)
-    task = with_precision(task, checked(precision), where)
+    task = with_precision(task, checked(the.stage, precision), where)
     objects = {"model": task.model}
     session = Session(composed, objects=objects, record=record, sinks=sinks, runs_step_hooks=True)
 
@@ -360,7 +363,7 @@ def _pass(
             session(kind(seconds=session.seconds, **fields))
 
     def body() -> tuple[ev.Metrics, list[list[Any]]]:
-        path = None if resume is None else newest_checkpoint(resume, composed)
+        path = None if resume is None else newest_checkpoint(the.stage, resume, composed)
         if path is not None:
             session.load(store.read(path))
         set_up(the.stage, fire, session, path, signals)
@@ -384,7 +387,7 @@ def _pass(
         state=session.state,
         seconds=session.seconds,
         recording=session.recording,
-        predictions=(kept if len(kept) != 1 else kept[0]) if keep else None,
+        predictions=flat(kept) if keep else None,
     )
 
 

@@ -35,17 +35,23 @@ class Measures:
                 self._metrics[name] = metric.to(self._device)
                 if name in self._saved:
                     _put_back(metric, self._saved.pop(name))
+                elif values:
+                    metric.reset()  # what another run has left in it
+            if metric is not self._metrics[name]:
+                raise ValueError(f"loss: metric {name!r} must be one object, got another. Make it outside of the loss.")
             if values:
                 metric.update(*values)
 
-    def compute(self, template: str) -> dict[str, Any]:
-        """The values over everything so far; waits for the device. `template` makes names of names: `val_{}`."""
-        computed = {}
+    def compute(self) -> dict[str, float]:
+        """The values over everything so far, by name; waits for the device."""
+        computed: dict[str, float] = {}
         for name, metric in self._metrics.items():
+            if not metric.update_count:  # every batch was skipped
+                continue
             value = metric.compute()
             if not isinstance(value, Tensor) or value.numel() != 1:
                 raise ValueError(f"loss: metric {name!r} must compute a scalar, got {value!r}. Take its average.")
-            computed[template.format(name)] = value.item()
+            computed[name] = value.item()
         return computed
 
     def reset(self) -> None:
@@ -81,5 +87,6 @@ def _state(metric: Any) -> dict[str, Any]:
 def _put_back(metric: Any, state: Mapping[str, Any]) -> None:
     metric.reset()
     for name, value in state["states"].items():
-        setattr(metric, name, value)
+        there = [part.to(metric.device) for part in value] if isinstance(value, list) else value.to(metric.device)
+        setattr(metric, name, there)
     metric._update_count = state["updates"]  # which has no public way in; only a warning of `compute` reads it

@@ -30,6 +30,11 @@ def set_capturable(optimizer: Optimizer, device: torch.device) -> None:
                 group["capturable"] = True
 
 
+def keep_schedules_quiet(optimizer: Optimizer) -> None:
+    """Has schedules not warn that they come before the optimizer: whose steps in a graph they do not see."""
+    vars(optimizer)["_opt_called"] = True  # as torch's own `step` does; that nobody reads it any more does no harm
+
+
 def settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     """What a traced update holds as constants: every setting of every group but the learning rate."""
     return [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in optimizer.param_groups]

@@ -23,6 +23,8 @@ from fncb.tree import map_leaves
 
 GROWTH_INTERVAL = 2000  # updates without overflow after which the loss scale doubles; torch.amp's default
 
+LARGEST_SCALE = 2.0**127  # the next one would not be finite
+
 
 @attrs.frozen
 class Part:
@@ -155,7 +157,9 @@ def _unscale(turn: dict[str, Tensor], scratch: Scratch, part: Part) -> None:
     if part.update:
         scratch.overflow = overflow
         calm = torch.where(overflow, torch.zeros_like(turn["calm"]), turn["calm"] + 1)
-        grown = torch.where(calm == GROWTH_INTERVAL, turn["scale"] * 2, turn["scale"])
+        grown = torch.where(
+            (calm == GROWTH_INTERVAL) & (turn["scale"] < LARGEST_SCALE), turn["scale"] * 2, turn["scale"]
+        )
         turn["scale"].copy_(torch.where(overflow, turn["scale"] * 0.5, grown))
         turn["calm"].copy_(torch.where(calm == GROWTH_INTERVAL, torch.zeros_like(calm), calm))
 

@@ -71,6 +71,7 @@ class Position:
             setattr(self, name, value)
         self.latest, self.validated = Metrics(saved["latest"]), Metrics(saved["validated"])
         self.asked = list(saved["asked"])
+        self.cut = False  # the run goes on in the middle of that epoch
 
 
 class RandomState:

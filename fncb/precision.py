@@ -16,11 +16,11 @@ _ALSO = {32: "32", 64: "64", "32-true": "32", "64-true": "64"}
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def checked(precision: Any) -> Precision:
+def checked(who: str, precision: Any) -> Precision:
     """The precision that is meant; Lightning's `32`, `64`, "32-true" and "64-true" are understood."""
     precision = _ALSO.get(precision, precision)
     if precision not in ("32", "64", *_AUTOCAST):
-        raise ValueError(f"precision must be '32', 'bf16-mixed', '16-mixed' or '64', got {precision!r}.")
+        raise ValueError(f"{who}: precision must be '32', 'bf16-mixed', '16-mixed' or '64', got {precision!r}.")
     return precision
 
 
@@ -46,8 +46,8 @@ def with_precision(task: Task, precision: Precision, where: torch.device) -> Tas
             return None
         return _in_double(fn) if precision == "64" else _under_autocast(fn, where.type, _AUTOCAST[precision])
 
-    names = ("loss", "validate", "test", "predict")
-    return attrs.evolve(task, **{name: wrap(getattr(task, name)) for name in names})
+    functions = {name: getattr(task, name) for name in ("loss", "validate", "test")} | {"predict": task.predicts}
+    return attrs.evolve(task, **{name: wrap(fn) for name, fn in functions.items()})
 
 
 def _in_double(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -108,6 +108,8 @@ def regions(
             given, stays = data.refill(example, list(batch)), phases.detached(tree["params"], tree["params"])
             replaced = phases.heard(hooks, tree, scratch, ev.TrainBatchStart, None, batch=given, params=stays)
             scratch.batch = data.tensors(replaced.get("batch", given))
+            if len(turns) > 1:
+                scratch.began = scratch.states  # the batch is more than its first turn
             return pack("start", scratch), scratch.batch
 
     def turn(i: int) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:

@@ -65,7 +65,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         said[name] = said[name] or 0
     if said["max_epochs"] is None:
         said["max_epochs"] = -1 if said["max_steps"] != -1 or said["max_time"] is not None else 1000
-    said["precision"] = _told("fit", checked, said["precision"])
+    said["precision"] = checked("fit", said["precision"])
     for name in ("limit_train_batches", "limit_val_batches"):
         if said["overfit_batches"] and said[name] is not None:
             raise ValueError(f"fit: overfit_batches sets {name} itself, got both. Drop one.")
@@ -86,13 +86,6 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         n = settings.overfit_batches
         settings = attrs.evolve(settings, limit_train_batches=n, limit_val_batches=n)
     return settings
-
-
-def _told(who: str, check: Any, value: Any) -> Any:
-    try:
-        return check(value)
-    except ValueError as error:
-        raise ValueError(f"{who}: {error}") from None
 
 
 def _check_counts(settings: Settings) -> None:
@@ -149,6 +142,8 @@ def _check_together(settings: Settings) -> None:
 def validation_interval(settings: Settings, batches: int | None, validates: bool) -> int | None:
     """Batches between validations; None for the end of each epoch."""
     value, who = settings.val_check_interval, "fit: val_check_interval"
+    if not validates:
+        return None
     if isinstance(value, float):
         if value == 1.0:
             return None
@@ -157,7 +152,7 @@ def validation_interval(settings: Settings, batches: int | None, validates: bool
         return max(1, int(batches * value))
     if not isinstance(value, int):
         return None
-    if validates and settings.check_val_every_n_epoch is not None and batches is not None and value > batches:
+    if settings.check_val_every_n_epoch is not None and batches is not None and value > batches:
         raise ValueError(
             f"{who} must be at most the {batches} batches of an epoch, got {value}. "
             "Pass check_val_every_n_epoch=None to count across epochs."
@@ -214,7 +209,7 @@ def device_for(device: str | torch.device | None) -> torch.device:
     return torch.empty(0, device=device).device
 
 
-def newest_checkpoint(resume: str | Path, callbacks: Callback[Any]) -> Path | None:
+def newest_checkpoint(who: str, resume: str | Path, callbacks: Callback[Any]) -> Path | None:
     """The checkpoint that `resume` means; None for "last" when there is none yet."""
     if resume != "last" and not Path(resume).is_dir():
         return Path(resume)
@@ -222,13 +217,15 @@ def newest_checkpoint(resume: str | Path, callbacks: Callback[Any]) -> Path | No
     if resume == "last":
         directories = [Path(part.config["dirpath"]) for part in callbacks.parts or () if "dirpath" in part.config]
         if not directories:
-            raise ValueError('fit: resume="last" needs a checkpoint(...) callback, got none. Pass a path.')
+            raise ValueError(f'{who}: resume="last" needs a checkpoint(...) callback, got none. Pass a path.')
     found = [store.latest(directory) for directory in directories]
     for rejected in (rejected for each in found for rejected in each.rejected):
         log.warning("fncb: %s is passed over: %s", rejected.path, rejected.reason)
     paths = [each.path for each in found if each.path is not None]
     if not paths and resume != "last":
-        raise ValueError(f"fit: resume must be a checkpoint or a directory with one, got {str(resume)!r} without any.")
+        raise ValueError(
+            f"{who}: resume must be a checkpoint or a directory with one, got {str(resume)!r} without any."
+        )
     if not paths:
         log.warning("fncb: no checkpoint yet in %s; starting from the beginning", ", ".join(map(str, directories)))
     return max(paths, key=lambda path: store.read_header(path)["step"], default=None)

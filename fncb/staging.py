@@ -26,19 +26,23 @@ def set_up(stage: str, fire: Fire, session: Session, path: Path | None, signals:
 
 def guarded(stage: str, fire: Fire, body: Callable[[], T]) -> T:
     """Runs a stage: exceptions become events first and then go on, and `teardown` always fires."""
+    torn_down = False
     try:
         result = body()
+        torn_down = True
+        fire(ev.Teardown, stage=stage)
+        return result
     except BaseException as error:
         told: list[tuple[type[ev.Event], dict[str, Any]]] = [
             (ev.ExceptionRaised, {"exception": error, "error": type(error).__name__, "message": str(error)})
         ]
         if isinstance(error, KeyboardInterrupt):
             told.insert(0, (ev.KeyboardInterrupted, {}))
-        for kind, fields in [*told, (ev.Teardown, {"stage": stage})]:
+        if not torn_down:
+            told.append((ev.Teardown, {"stage": stage}))
+        for kind, fields in told:
             try:
                 fire(kind, **fields)
             except Exception as another:
                 note(error, f"While that was handled, {ev.hook_name(kind)} raised {another!r}.")
         raise
-    fire(ev.Teardown, stage=stage)
-    return result

@@ -1,5 +1,6 @@
 """One training batch: forward, backward, step hooks and optimizers, as one compiled graph where torch can."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from fncb import optimizer as opt
 from fncb.callback import StepHooks
 from fncb.measures import Measured, Measures
 from fncb.phases import Part, Scratch
+from fncb.position import RandomState
 from fncb.regions import Found, Regions, regions
 from fncb.task import Turn
 from fncb.tree import leaves, map_leaves
@@ -90,8 +92,6 @@ class Step:
         self._kinds: set[Any] = set()
         self._found = list(self.averaged)  # by the last trace
         self._names: dict[Kind, tuple[str, ...]] = {}  # of all metrics
-        self._all_turns = tuple(range(len(self.turns)))
-        self._every_round = all(turn.every == 1 for turn in self.turns)
         self._summed = [False] * len(self.turns)  # whether each turn was taken in this epoch
         self.measures = Measures(device)
         self._device = device
@@ -109,6 +109,8 @@ class Step:
         self._params_of = [
             tuple(name for name, p in self.params.items() if len(held) == 1 or id(p) in ids) for ids in held
         ]
+        self._awake = tuple(i for i, names in enumerate(self._params_of) if names)
+        self._every_round = all(self.turns[i].every == 1 for i in self._awake)
         known = dict(leaves(self.states))
         if self.hooks is not None:
             # a state of its own: `init` may return the parameters themselves
@@ -131,10 +133,10 @@ class Step:
         self._graphs: dict[Any, Callable[[Any], tuple[Tensor, Measured]]] = {}
 
     def turns_of_round(self, step: int) -> tuple[int, ...]:
-        """Indices of the turns that take part in the round after so many."""
+        """Indices of the turns that take part in the round after so many; with nothing left to train, one rests."""
         if self._every_round:
-            return self._all_turns
-        return tuple(i for i, turn in enumerate(self.turns) if (step + 1) % turn.every == 0)
+            return self._awake
+        return tuple(i for i in self._awake if (step + 1) % self.turns[i].every == 0)
 
     def set_accumulation(self, n: int) -> None:
         """From the next window on, each batch's loss counts for 1 / `n`."""
@@ -152,6 +154,8 @@ class Step:
             turn["sums"].zero_()
             turn["weight"].zero_()
             turn["counted"].zero_()
+            if "overflow" in turn:
+                turn["overflow"].zero_()
         self._summed = [False] * len(self.turns)
         self.measures.reset()
 
@@ -161,7 +165,8 @@ class Step:
         names = tuple(f"{name}_epoch" for i in taken for name in self.averaged[i])
         turns = self.carry["turns"]
         pending = torch.cat([turns[i]["sums"] / turns[i]["weight"] for i in taken]) if taken else None
-        return ev.Metrics(self.measures.compute("{}_epoch"), names, pending)
+        measured = {f"{name}_epoch": value for name, value in self.measures.compute().items()}
+        return ev.Metrics(measured, names, pending)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of a step beside model and optimizers."""
@@ -196,12 +201,15 @@ class Step:
           batch: on the device.
           update: whether the optimizers step, which ends the window of accumulated batches.
           first: whether this batch begins a window.
-          turns: indices of the turns that take part; None is all.
+          turns: indices of the turns that take part; None is all that have something to train.
 
         Returns:
           This batch's metrics, still on the device: losses, what they returned beside, what hooks published.
         """
-        turns = self._all_turns if turns is None else turns
+        turns = self._awake if turns is None else turns
+        if not turns:
+            self.carry["step"].add_(update)
+            return ev.Metrics()
         for i, optimizer in enumerate(self.optimizers):
             for j, group in enumerate(optimizer.param_groups):
                 if group["lr"] != self._lr_values[i][j]:
@@ -261,6 +269,8 @@ class Step:
             measured: Measured = {}
             for place, (i, before, after) in enumerate(cut):
                 passed, more = before(batch, passed)
+                if measured.keys() & more.keys():
+                    raise ValueError(f"loss: each metric must have a name of its own, got {[*more]} twice. Rename one.")
                 measured |= more
                 if update:
                     self._own_update(i, parts.unpack(place, passed))
@@ -326,6 +336,8 @@ class Step:
             return compiling.one_graph(fn, on_compile=counted, static=static)
 
         while self.level != EAGER:
+            # what runs before a later region fails to compile has moved everything
+            before = self._copies() if self.level == TWO_REGIONS else None
             try:
                 with compiling.tracing():
                     if self.level == ONE_GRAPH:
@@ -335,6 +347,8 @@ class Step:
                         run = self._in_two(batch, kind, compiling.nonstrict, graph)
                     made = run(batch)
             except Exception as error:
+                if before is not None:
+                    self._put_back(before)
                 if not self._make_room():
                     self._step_down(_reason(error))
                 continue
@@ -343,6 +357,19 @@ class Step:
                 self._graphs[ANY_SHAPE, kind, None] = run
             return made
         return self._eager(batch, kind)
+
+    def _copies(self) -> tuple[Any, ...]:
+        states = [copy.deepcopy(optimizer.state_dict()) for optimizer in self.optimizers]
+        with torch.no_grad():
+            return map_leaves(torch.clone, self._held()), states, RandomState.now(), list(self.started)
+
+    def _put_back(self, copies: tuple[Any, ...]) -> None:
+        held, states, random, self.started = copies
+        with torch.no_grad():
+            map_leaves(lambda tensor, was: tensor.copy_(was), self._held(), held)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        RandomState.put_back(random)
 
     def _step_down(self, reason: str, below: str | None = None) -> None:
         if below is None:

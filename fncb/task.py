@@ -9,6 +9,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fncb.measures import Measured, keeps_state
+from fncb.optimizer import keep_schedules_quiet
 
 LossOutput = Tensor | tuple[Tensor, Mapping[str, Any]]
 Loss = Callable[[Any, Any], LossOutput]
@@ -29,7 +30,7 @@ class Task:
       model: trained in place, as everywhere in PyTorch.
       loss: `loss(model, batch)` gives a scalar tensor, or that and a mapping from name to scalar tensor. It is traced
         into the compiled step, so it is PyTorch code over the model and the batch. Beside tensors the mapping may hold
-        torchmetrics' metrics, as `(metric, *what_to_update_it_with)`.
+        torchmetrics' metrics, as `(metric, *what_to_update_it_with)`; these see batches that a step hook skips, too.
       optimizer: a function from the trainable parameters to an `Optimizer`, or an `Optimizer`.
       every: maps an optimizer's name to n, 1 or more: it steps in each n-th round only.
       schedule: a function from the optimizer to an `LRScheduler`, or a mapping from optimizers' names; None keeps the
@@ -74,6 +75,8 @@ class Task:
         optimizers = list(self.optimizer) if isinstance(self.optimizer, Mapping) else []
         if isinstance(self.loss, Mapping) and not names:
             raise ValueError("Task: loss must name at least one function, got none.")
+        if "" in names:
+            raise ValueError(f"Task: a loss's name must not be empty, got {names}.")
         if self.optimizer is not None and set(names) != set(optimizers):
             raise ValueError(f"Task: loss and optimizer must have the same names, got {names} and {optimizers}.")
         if names and self.schedule is not None and not isinstance(self.schedule, Mapping):
@@ -92,9 +95,22 @@ class Task:
             raise ValueError(f"Task: every must leave an optimizer for each round, got {dict(self.every)}.")
 
     @property
+    def predicts(self) -> Callable[[Any, Any], Any]:
+        """`predict`, or the model on the first element of a batch."""
+        return self.predict or _predict_first
+
+    @property
     def losses(self) -> Mapping[str, Loss]:
         """The losses by the names of their optimizers, "" where there is one."""
         return self.loss if isinstance(self.loss, Mapping) else {"": self.loss}
+
+
+def _predict_first(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        batch = next(iter(batch.values()))
+    elif isinstance(batch, list | tuple):
+        batch = batch[0]
+    return model(batch)
 
 
 def _must_be_functions(name: str, given: Any) -> None:
@@ -180,6 +196,8 @@ def make_schedules(task: Task, turns: tuple[Turn, ...]) -> dict[str, LRScheduler
         return {}
     given = task.schedule if isinstance(task.schedule, Mapping) else {"": task.schedule}
     made = {turn.name or "": given[turn.name or ""](turn.optimizer) for turn in turns if (turn.name or "") in given}
+    for turn in turns:
+        keep_schedules_quiet(turn.optimizer)
     for schedule in made.values():
         if not isinstance(schedule, LRScheduler):
             raise TypeError(f"Task: schedule must make a torch.optim.lr_scheduler.LRScheduler, got {schedule!r}.")
@@ -199,6 +217,8 @@ def loss_and_metrics(who: str, out: Any) -> tuple[Tensor, dict[str, Tensor], Mea
         )
     metrics, measured = {}, {}
     for name, value in beside.items():
+        if name == "loss":
+            raise ValueError(f"{who}: a metric beside the loss must not be named 'loss', got one. Rename it.")
         if keeps_state(value):
             measured[name] = (value,)
         elif isinstance(value, tuple) and value and keeps_state(value[0]):

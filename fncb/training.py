@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from fncb import data
 from fncb import events as ev
 from fncb.callback import note
-from fncb.effects import Effect, Skip, StopEpoch, Validate
+from fncb.effects import Effect, Skip, Stop, StopEpoch, Validate
 from fncb.evaluation import VALIDATION, Fire, eval_mode, evaluate
 from fncb.interpret import Handler
 from fncb.loaders import Loader, Loaders
@@ -55,6 +55,7 @@ class Training:
         self.session: Session
         self.fire: Fire
         self._told = False  # that a stop has to wait
+        self._window = at.accumulate  # batches that share the update under way
         self._n_batches: int | None = None
         self._interval: int | None = None
         if not train.is_function:
@@ -83,7 +84,10 @@ class Training:
         self.fire(ev.FitStart)
         if not resumed:
             self.sanity_check()
+        self.end_epoch()  # of a checkpoint that was written when one ended
+        self.at.cut = False
         if not self.is_done() and self.train.wanted:
+            self.loader()
             self.at.validated_at = self.at.validated_at or self.session.seconds
             self.fire(ev.TrainStart, metrics=self.lrs())
             while not self.is_done():
@@ -139,8 +143,12 @@ class Training:
         at, now = self.at, self.randomness.now()
         goes_on = at.phase in ("TrainBatchEnd", "ValidationEnd", "Validated")
         at.cut = False
+        loader = self.loader()
+        sampler: Any = getattr(loader.batches, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(at.epoch)
         self.begin_epoch()
-        batches, fetch = self._batches(goes_on)
+        batches, fetch = self._batches(loader, goes_on)
         upcoming, state = fetch(batches)
         if goes_on:
             self.randomness.put_back(now)
@@ -169,23 +177,26 @@ class Training:
             self.step.start_epoch(at.epoch)
             self.randomness.at_epoch = self.randomness.now()
             at.phase = "EpochStart"
-            self._take_count(self.train.at(at.epoch)[0])
             self.fire(ev.EpochStart)
         if at.phase == "EpochStart":
             at.phase = "TrainEpochStart"
             self.fire(ev.TrainEpochStart, batches=self._n_batches, metrics=self.lrs())
 
+    def loader(self) -> Loader:
+        """The loader of the epoch, made anew when that is due."""
+        loader = self.train.at(self.at.epoch)[0]
+        self._take_count(loader)
+        return loader
+
     def _take_count(self, loader: Loader) -> None:
         self._n_batches = loader.count
-        self._interval = validation_interval(self.settings, self._n_batches, self.val.wanted)
+        self._interval = validation_interval(self.settings, self._n_batches, self.val.wanted and self.train.wanted)
 
-    def _batches(self, goes_on: bool) -> tuple[Iterator[Any], Callable[[Iterator[Any]], tuple[Any, Any]]]:
+    def _batches(
+        self, loader: Loader, goes_on: bool
+    ) -> tuple[Iterator[Any], Callable[[Iterator[Any]], tuple[Any, Any]]]:
         """The batches of the epoch that are left, and what fetches one with the loader's state from before."""
-        at, loader = self.at, self.train.at(self.at.epoch)[0]
-        self._take_count(loader)
-        given: Any = loader.batches
-        if hasattr(getattr(given, "sampler", None), "set_epoch"):
-            given.sampler.set_epoch(at.epoch)
+        at, given = self.at, loader.batches
         keeps_state = hasattr(given, "state_dict") and hasattr(given, "load_state_dict")
         if goes_on:
             self.randomness.put_back(self.randomness.at_epoch)
@@ -246,7 +257,7 @@ class Training:
         at.phase = "TrainBatchEnd"
         if self._wants[ev.TrainBatchEnd]:
             counters = {"epoch": at.epoch, "step": at.step, "seconds": self.session.seconds}
-            live = {"batch": batch, "outputs": at.latest if trained else None}
+            live = {"batch": batch, "outputs": _share_of_window(at.latest, self._window) if trained else None}
             self.session(ev.TrainBatchEnd(**counters, batch_idx=batch_idx, metrics=at.latest, **live))
         return True
 
@@ -255,7 +266,8 @@ class Training:
         at, step = self.at, self.step
         first = at.in_window == 0
         if first:
-            step.set_accumulation(at.accumulate)
+            self._window = at.accumulate
+            step.set_accumulation(self._window)
         update = at.epoch_is_over or at.in_window + 1 >= at.accumulate
         turns = step.turns_of_round(at.step)
         at.latest = step(batch, update, first, turns)
@@ -265,7 +277,7 @@ class Training:
                 self._fire_in_step(i, batch_idx, first, update)
         if update:
             at.step += 1
-            self.advance_schedules("step")
+            self.advance_schedules("step", turns)
 
     def _fire_in_step(self, turn: int, batch_idx: int, first: bool, update: bool) -> None:
         for kind in self._in_step:
@@ -298,8 +310,9 @@ class Training:
     def validate(self, loaders: list[Loader], training: bool) -> None:
         """The events of a validation; what it measured is kept while training."""
         at = self.at
-        with eval_mode(self.task.model), self.step.measures.set_aside():
-            metrics = evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
+        with eval_mode(self.task.model):
+            with self.step.measures.set_aside():
+                metrics = evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
             if training:
                 at.validated, at.validated_at, at.phase = metrics, self.session.seconds, "ValidationEnd"
             self.fire(ev.ValidationEnd, metrics=metrics, epoch_is_over=training and at.epoch_is_over)
@@ -311,11 +324,12 @@ class Training:
 
     # Schedules and metrics.
 
-    def advance_schedules(self, interval: str) -> None:
-        """Advances the schedules of an interval, but for those that wait for a metric."""
+    def advance_schedules(self, interval: str, turns: tuple[int, ...] | None = None) -> None:
+        """Advances the schedules of an interval, of some turns or all, but for those that wait for a metric."""
         if self.schedules and self.task.schedule_interval == interval:
-            for schedule in self.schedules.values():
-                if not isinstance(schedule, ReduceLROnPlateau):
+            for i, turn in enumerate(self.step.turns):
+                schedule = self.schedules.get(turn.name or "")
+                if (turns is None or i in turns) and schedule and not isinstance(schedule, ReduceLROnPlateau):
                     schedule.step()
             self.step.check_settings()
 
@@ -343,7 +357,17 @@ class Training:
         """Learning rates by name."""
         return ev.Metrics({name: float(group["lr"]) for name, group in named_groups(self.step.optimizers)})
 
-    # Effects.
+    # What a checkpoint holds of this, and effects.
+
+    def state_dict(self) -> dict[str, Any]:
+        """The reason of a stop that still waits for `min_epochs` or `min_steps`; one that ends the run is not kept."""
+        stop = self.session.stopped
+        return {"stop": None if stop is None or self.may_stop() else stop.reason}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        if saved["stop"] is not None:
+            self.session.stopped = Stop(saved["stop"])
 
     def _ask(self, effect: Effect, _: ev.Event) -> None:
         if type(effect).__name__ not in self.at.asked:
@@ -368,3 +392,14 @@ def named_groups(optimizers: list[Optimizer]) -> Iterator[tuple[str, dict[str, A
         name, groups = f"lr-{kind}-{earlier}" if earlier else f"lr-{kind}", optimizer.param_groups
         for j, group in enumerate(groups, 1):
             yield (name if len(groups) == 1 else f"{name}/{group.get('name', f'pg{j}')}"), group
+
+
+def _share_of_window(metrics: ev.Metrics, n: int) -> ev.Metrics:
+    """A batch's metrics with each loss as it entered the window of `n` batches; nothing is read."""
+    if n == 1 or metrics.pending is None:
+        return metrics
+    vector = metrics.pending.clone()
+    for i, name in enumerate(metrics):
+        if name.split("/")[0] == "loss":
+            vector[i].div_(n)
+    return ev.Metrics(None, tuple(metrics), vector)

@@ -4,7 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,3 +41,33 @@ def test_an_own_loop_stops_saves_and_replays(tmp_path):
 
     assert re.search(r"Stopped: val_loss has not improved on 0\.\d+ in 2 checks", shown)
     assert "The recording replays to the same state: True" in shown
+
+
+def drawn_digits(file):
+    """The pictures of a GAN, by row, class and pixel, from a greyscale PNG whose rows are not filtered."""
+    encoded = file.read_bytes()
+    start = encoded.index(b"IDAT") + 4
+    length = int.from_bytes(encoded[start - 8 : start - 4], "big")
+    rows = np.frombuffer(zlib.decompress(encoded[start : start + length]), np.uint8).reshape(800, 1 + 640)
+    assert not rows[:, 0].any()  # no filter
+    small = rows[::8, 1::8].reshape(10, 10, 10, 8)  # row, line, class, column
+    return small[:, 1:-1].transpose(0, 2, 1, 3).reshape(10, 10, 64) / 255
+
+
+def test_a_gan_draws_digits_of_each_class_unlike_noise_and_unlike_each_other(tmp_path):
+    shown = run("04_gan.py", "--no-compile", "--max-epochs", "25", "--directory", tmp_path)
+    drawn, (images, labels) = drawn_digits(tmp_path / "samples.png"), load_digits(return_X_y=True)
+    nearest = KNeighborsClassifier(1).fit(images / 16, labels)
+
+    def distance(pictures):
+        return nearest.kneighbors(pictures)[0].mean()
+
+    def spread(pictures):
+        return torch.pdist(torch.tensor(pictures)).mean().item()
+
+    noise = np.random.default_rng(0).permuted(drawn.reshape(100, 64), axis=1)  # the same pixels, elsewhere
+    told = nearest.predict(drawn.reshape(100, 64)).reshape(10, 10)
+    assert (told == np.arange(10)).mean() > 0.75
+    assert distance(drawn.reshape(100, 64)) < 0.6 * distance(noise)
+    assert min(spread(drawn[:, i]) / spread(images[labels == i] / 16) for i in range(10)) > 0.5  # of one class
+    assert len([line for line in shown.splitlines() if len(line) == 80 and set(line) <= set(" ▄▀█")]) == 10

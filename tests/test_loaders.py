@@ -254,7 +254,7 @@ def test_a_run_that_goes_on_makes_loaders_when_the_first_would_have():
 
 
 def test_loaders_are_made_anew_only_by_a_function():
-    with pytest.raises(ValueError, match=r"fit: train must be a function .* got \[1\]. Pass `lambda: loader`"):
+    with pytest.raises(ValueError, match=r"fit: train must be a function .* got a list\. Pass `lambda: loader`"):
         Loaders("fit: train", [1], every=1)
 
 

@@ -481,6 +481,18 @@ def test_a_save_at_any_hook_goes_on_exactly(tmp_path, hook, schedule, interval, 
     assert without_time(read(log)) == happened
 
 
+def test_a_run_that_was_cut_goes_on_in_the_epoch_that_it_was_cut_in(tmp_path):
+    run(task(), data(4), callbacks=checkpoint(tmp_path), max_steps=1)
+    seen = []
+    spy = Callback(key="spy", init=int, **dict.fromkeys(ev.HOOKS, lambda s, e: seen.append(e.epoch) or s))
+
+    result = run(task(), data(4), callbacks=[spy, checkpoint(tmp_path)], max_epochs=1, resume="last")
+
+    assert (result.epoch, result.step) == (1, 4)
+    assert set(seen[:-4]) == {0}
+    assert seen[-4:] == [0, 1, 1, 1]  # on_epoch_end, then on_train_end, on_fit_end and teardown
+
+
 SET_UP_AGAIN = (
     ev.InitStart,
     ev.InitEnd,

@@ -280,17 +280,19 @@ def test_an_interval_across_epochs_may_be_longer_than_one():
     assert validation_interval(across, 12, validates=True) == 13
 
 
-def test_an_interval_longer_than_an_epoch_is_refused_where_there_is_validation():
-    longer = settings(val_check_interval=13)
-
+def test_an_interval_longer_than_an_epoch_is_refused():
     with pytest.raises(ValueError, match=r"at most the 12 batches of an epoch, got 13\. Pass check_val_every_n_epoch"):
-        validation_interval(longer, 12, validates=True)
-    assert validation_interval(longer, 12, validates=False) == 13
+        validation_interval(settings(val_check_interval=13), 12, validates=True)
 
 
 def test_a_fraction_of_an_epoch_without_length_is_refused():
     with pytest.raises(ValueError, match=r"must be 1.0, an int or a duration when the loader has no length, got 0.5"):
         validation_interval(settings(val_check_interval=0.5), None, validates=True)
+
+
+@pytest.mark.parametrize(("value", "batches"), [(5, 12), (13, 12), (0.5, 12), (0.5, None)])
+def test_where_nothing_is_validated_there_is_no_interval(value, batches):
+    assert validation_interval(settings(val_check_interval=value), batches, validates=False) is None
 
 
 def keys(callbacks):

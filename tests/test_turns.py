@@ -25,7 +25,8 @@ sgd = partial(torch.optim.SGD, lr=0.1)
 class GAN(nn.Module):
     def __init__(self):
         super().__init__()
-        self.generator = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+        # a bias before the normalisation would get gradients of rounding errors, which Adam makes steps of
+        self.generator = nn.Sequential(nn.Linear(3, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
         self.discriminator = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
 
 
@@ -132,16 +133,15 @@ def test_two_optimizers_give_the_numbers_of_a_loop_written_by_hand(every, accumu
     assert result.step == (7 if accumulate == 1 else 4)  # the last window is of one batch
 
 
-@pytest.mark.parametrize(("every", "graphs"), [({}, 1), ({"generator": 2}, 2)], ids=["each round", "each second"])
-def test_compiled_turns_equal_eager_ones_and_are_one_graph_for_each_combination(every, graphs):
+def test_compiled_turns_equal_eager_ones_and_are_one_graph_for_each_combination():
     callbacks = (clip_grad_norm(0.5), ema(0.9), skip_nonfinite())
-    compiled = step_of(task(every=every), callbacks, compile=True)
-    eager = step_of(task(every=every), callbacks)
+    compiled = step_of(task(every={"generator": 2}), callbacks, compile=True)
+    eager = step_of(task(every={"generator": 2}), callbacks)
     batches = data(8, spoilt=(5,))
 
     seen, expected = train(compiled, batches), train(eager, batches)
 
-    assert (compiled.level, compiled.compilations, compiled.recompilations) == ("one graph", graphs, 0)
+    assert (compiled.level, compiled.compilations, compiled.recompilations) == ("one graph", 2, 0)
     assert_same(compiled, eager, rtol=1e-5, atol=1e-6)
     for one, other in zip(seen, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-5, nan_ok=True)
@@ -227,7 +227,7 @@ def test_metrics_of_a_turn_carry_its_name_and_others_do_not():
     own = {"loss/discriminator", "right", "n_grads/discriminator", "n_params"}
     assert set(seen[0].metrics) == own
     assert set(seen[1].metrics) == own | {"loss/generator", "n_grads/generator"}
-    assert (seen[1].metrics["n_grads/generator"], seen[1].metrics["n_params"]) == (6, 10)
+    assert (seen[1].metrics["n_grads/generator"], seen[1].metrics["n_params"]) == (5, 9)
     assert set(result.metrics) == {
         *(own | {"loss/generator", "n_grads/generator"}),
         *("loss/discriminator_epoch", "loss/generator_epoch", "right_epoch"),
@@ -360,37 +360,41 @@ def test_a_window_loses_only_the_turn_that_was_skipped():
 
 def everything(directory, **saving):
     kept = checkpoint(directory, save_top_k=-1, **saving)
-    return [early_stop("loss/generator_epoch", patience=50), kept, ema(0.9), clip_grad_norm(0.5), skip_nonfinite()]
+    return [early_stop("val_loss/generator", patience=50), kept, ema(0.9), clip_grad_norm(0.5), skip_nonfinite()]
 
 
 @pytest.mark.parametrize(
-    ("compile", "accumulate"), [(False, 1), (False, 2), (True, 1)], ids=["eager", "accumulating", "compiled"]
+    ("compile", "accumulate", "every"),
+    [(False, 1, 2), (False, 2, 2), (True, 1, 1)],
+    ids=["eager", "accumulating", "compiled"],
 )
-def test_a_run_that_goes_on_in_mid_epoch_equals_one_that_was_never_cut(tmp_path, compile, accumulate):
+def test_a_run_that_goes_on_in_mid_epoch_equals_one_that_was_never_cut(tmp_path, compile, accumulate, every):
     def full_task():
         schedule = {"discriminator": partial(StepLR, step_size=3, gamma=0.5)}
-        return task(every={"generator": 2}, schedule=schedule, schedule_interval="step")
+        return task(every={"generator": every}, schedule=schedule, schedule_interval="step")
 
     def train(given, **settings):
-        callbacks = everything(tmp_path, every_n_train_steps=1)
-        every = {"max_epochs": 2, "accumulate_grad_batches": accumulate, "compile": compile, **settings}
-        return run(given, data(5), data(2), callbacks=callbacks, **every)
+        noted, epochs = spy("on_train_epoch_end")
+        callbacks = [*everything(tmp_path, every_n_train_steps=1), noted]
+        settings = {"max_epochs": 2, "accumulate_grad_batches": accumulate, "compile": compile, **settings}
+        return run(given, data(5), data(2), callbacks=callbacks, **settings), [dict(event.metrics) for event in epochs]
 
     straight = full_task()
-    whole = train(straight, seed=7)
+    whole, ends = train(straight, seed=7)
     saved = sorted(tmp_path.glob("*.safetensors"), key=lambda path: int(path.stem.split("=")[-1]))
 
     for cut in saved[3:4] if compile else saved[:-1]:
         resumed = full_task()
         with torch.no_grad():
             resumed.model.generator[0].weight.zero_()
-        again = train(resumed, resume=cut)
+        again, later_ends = train(resumed, resume=cut)
 
         assert (again.step, again.epoch, again.resumed) == (whole.step, whole.epoch, cut)
-        assert again.compiled == ("one graph" if compile else "eager")
+        assert (again.compiled, again.recompilations) == ("one graph" if compile else "eager", 0)
         torch.testing.assert_close(resumed.model.state_dict(), straight.model.state_dict(), rtol=0, atol=0)
         torch.testing.assert_close(dict(leaves(again.step_state)), dict(leaves(whole.step_state)), rtol=0, atol=0)
         assert again.metrics == whole.metrics
+        assert later_ends == ends[-len(later_ends) :]
         for file in set(tmp_path.iterdir()) - set(saved):  # written again, as -v1
             file.unlink()
 
