@@ -1,7 +1,8 @@
 """How an event or an effect is written down, and how it is read again.
 
 A record is written as a JSON object of those of its fields that differ from their defaults. Numbers that are not finite
-are written as strings. Live fields of events are left out, those of effects are noted by their shapes.
+are written as strings; in fields whose type does not tell them from text, as `"!inf"`, and text that begins with `!`
+has one more. Live fields of events are left out, those of effects are noted by their shapes.
 """
 
 import typing
@@ -18,6 +19,7 @@ from fncb import effects as ef
 from fncb.effects import Effect
 from fncb.events import HOOKS, Event, Metrics
 
+_ANYTHING = (Any, Mapping[str, Any])
 _FACTORY: Any = type(attrs.Factory(dict))
 _encode = msgspec.json.Encoder().encode
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -35,6 +37,7 @@ class Notation:
       decode: reads a form and checks it.
       live: the fields of the form that are live.
       metrics: where among the values the metrics are; None for a class without.
+      loose: the fields of the form that hold any plain data.
     """
 
     cls: type[Event | Effect]
@@ -43,6 +46,7 @@ class Notation:
     decode: Callable[[bytes], Any]
     live: tuple[str, ...]
     metrics: int | None
+    loose: tuple[str, ...]
 
     def write(self, values: tuple[Any, ...]) -> bytes:
         """The JSON of a record from which `values` were taken.
@@ -52,12 +56,18 @@ class Notation:
           >>> notation.write(notation.take(ef.SetLR(float("inf"))))
           b'{"lr":"inf"}'
         """
-        return _encode(self.form(*map(_plain, values)))
+        return _encode(self._spelled(values))
 
     def formed(self, values: tuple[Any, ...]) -> msgspec.Struct:
         """The form of a record from which `values` were taken, as they are; its metrics are read."""
         at = self.metrics
+        if self.loose:
+            return self._spelled(values)
         return self.form(*values) if at is None else self.form(*values[:at], values[at].as_dict(), *values[at + 1 :])
+
+    def _spelled(self, values: tuple[Any, ...]) -> msgspec.Struct:
+        names = self.form.__struct_fields__
+        return self.form(*[_plain(value, name in self.loose) for name, value in zip(names, values, strict=True)])
 
     def read(self, fields: bytes) -> Event | Effect:
         """The record, equal to the one that was written.
@@ -72,6 +82,8 @@ class Notation:
         given = msgspec.structs.asdict(self.decode(fields))
         for name in self.live:
             del given[name]
+        for name in self.loose:
+            given[name] = _told_apart(given[name])
         return self.cls(**given)
 
 
@@ -108,6 +120,7 @@ def notation_of(cls: type) -> Notation:
         decode=msgspec.json.Decoder(form, strict=False).decode,  # not strict: "nan" is read as a float
         live=tuple(field.alias for field in fields if field.name in live),
         metrics=next((i for i, field in enumerate(fields) if field.name == "metrics" and not is_effect), None),
+        loose=tuple(field.alias for field in fields if field.name not in live and hints[field.name] in _ANYTHING),
     )
 
 
@@ -158,20 +171,30 @@ def _default(field: "attrs.Attribute[Any]") -> tuple[Any, ...]:
     return ({} if type(made) is Metrics else made,)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, loose: bool = False) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
-        return float(value) if isfinite(value) else str(float(value))
+        return float(value) if isfinite(value) else "!" * loose + str(float(value))
     if isinstance(value, str):
+        value = "!" + value if loose and value.startswith("!") else value
         return value if value.isascii() else value.encode(errors="replace").decode()  # half a surrogate pair is no text
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(each, loose) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(each, loose) for each in value]
     if hasattr(value, "item"):  # a 0-d tensor or array; waits for the device
-        return _plain(value.item())
+        return _plain(value.item(), loose)
     raise TypeError(f"record: a field must be plain, got {value!r}. Declare it live, or make it a number or a string.")
+
+
+def _told_apart(value: Any) -> Any:
+    """What `_plain` made of loose data, as it was."""
+    if isinstance(value, str) and value.startswith("!"):
+        return value[1:] if value.startswith("!!") else float(value[1:])
+    if isinstance(value, dict):
+        return {name: _told_apart(each) for name, each in value.items()}
+    return [_told_apart(each) for each in value] if isinstance(value, list) else value
 
 
 def _shape(value: Any) -> list[int] | None:

@@ -36,6 +36,13 @@ def values(hint: Any) -> st.SearchStrategy:
         return st.sampled_from(inner)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return st.one_of(*map(values, inner))
+    if hint == Mapping[str, Any]:
+        return st.dictionaries(st.text(), values(Any), max_size=3)
+    if hint is Any:
+        leaves = (
+            st.none() | st.booleans() | st.floats(allow_nan=False) | st.text() | st.sampled_from(["!", "!inf", "inf"])
+        )
+        return st.recursive(leaves, lambda v: st.lists(v) | st.dictionaries(st.text(), v, max_size=3), max_leaves=5)
     if typing.get_origin(hint) is Mapping:
         return st.dictionaries(st.text(), values(float) | st.integers(-(2**53), 2**53), max_size=4)
     return {
