@@ -10,11 +10,17 @@ def tensors(batch: Any) -> list[Tensor]:
     """The tensors of a batch in a fixed order: dict values, list and tuple items, at any depth."""
     if isinstance(batch, Tensor):
         return [batch]
-    if isinstance(batch, Mapping):
+    if not isinstance(batch, list | tuple):  # the usual kinds first: this runs for every batch
+        if not isinstance(batch, Mapping):
+            return []
         batch = batch.values()
-    elif not isinstance(batch, list | tuple):
-        return []
-    return [tensor for part in batch for tensor in tensors(part)]
+    found = []
+    for part in batch:
+        if isinstance(part, Tensor):
+            found.append(part)
+        else:
+            found += tensors(part)
+    return found
 
 
 def refill(batch: Any, new: list[Tensor]) -> Any:

@@ -88,6 +88,7 @@ class Step:
         self.averaged: list[tuple[str, ...]] = [("loss" if t.name is None else f"loss/{t.name}",) for t in self.turns]
         self.states: dict[str, Any] = {}
         self.compilations = 0
+        self._window: int | None = None  # batches that share an update
         self._hears_zero_grad = hooks is not None and hooks.on_before_zero_grad is not None
         self._kinds: set[Any] = set()
         self._found = list(self.averaged)  # by the last trace
@@ -140,6 +141,9 @@ class Step:
 
     def set_accumulation(self, n: int) -> None:
         """From the next window on, each batch's loss counts for 1 / `n`."""
+        if n == self._window:
+            return
+        self._window = n
         self.carry["share"].fill_(1.0 / n)
         if n > 1 and not self.carry["grads"]:
             self.carry["grads"] = {name: torch.zeros_like(p.detach()) for name, p in self.params.items()}
@@ -187,6 +191,7 @@ class Step:
         if saved["carry"]["grads"]:
             self.set_accumulation(2)
         copy_into("resume: the step", self.carry, saved["carry"])
+        self._window = None
         for key in self.states.keys() & saved["states"].keys():
             copy_into(f"resume: {key}", self.states[key], saved["states"][key])
         self.measures.load_state_dict(saved["measures"])

@@ -58,6 +58,7 @@ class Training:
         self._window = at.accumulate  # batches that share the update under way
         self._n_batches: int | None = None
         self._interval: int | None = None
+        self._seconds = settings.validates_by_time
         if not train.is_function:
             self._take_count(train.at(None)[0])
 
@@ -106,9 +107,10 @@ class Training:
 
     def may_stop(self) -> bool:
         """Whether a callback asked to stop and the run is long enough for it."""
-        stop, at, settings = self.session.stopped, self.at, self.settings
+        stop = self.session.stopped
         if stop is None:
             return False
+        at, settings = self.at, self.settings
         met = at.epochs >= settings.min_epochs and at.step >= settings.min_steps
         if not met and not self._told:
             self._told = True
@@ -153,7 +155,7 @@ class Training:
         if goes_on:
             self.randomness.put_back(now)
             self.catch_up()
-        while upcoming is not _END and not self.is_over() and StopEpoch.__name__ not in at.asked:
+        while upcoming is not _END and not self.is_over() and not (at.asked and StopEpoch.__name__ in at.asked):
             batch = upcoming
             upcoming, state = fetch(batches)
             at.epoch_is_over = upcoming is _END
@@ -241,7 +243,7 @@ class Training:
         batch = data.to_device(batch, self.where)
         if batch is not None and self._wants[ev.TrainBatchStart]:
             self.fire(ev.TrainBatchStart, batch_idx=batch_idx, batch=batch, metrics=self.lrs())
-        if StopEpoch.__name__ in at.asked:
+        if at.asked and StopEpoch.__name__ in at.asked:
             at.asked = [StopEpoch.__name__]
             at.epoch_is_over = False  # so that what is left out is noticed
             return False
@@ -295,9 +297,8 @@ class Training:
             return False
         if self.may_stop():
             return True
-        seconds = self.settings.validates_by_time
-        if seconds is not None:
-            return self.session.seconds - at.validated_at >= seconds
+        if self._seconds is not None:
+            return self.session.seconds - at.validated_at >= self._seconds
         if self._interval is None:
             return at.epoch_is_over
         return (at.total_batches if every is None else at.batches) % self._interval == 0
