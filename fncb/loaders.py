@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from fncb import data
+from fncb.position import RandomState
 
 log = logging.getLogger("fncb")
 
@@ -111,8 +112,12 @@ class Loaders:
     def at(self, epoch: int | None) -> list[Loader]:
         """The loaders for an epoch, made anew when that is due; None looks at them before the first one."""
         due = epoch is not None and (self._made_at is None or (self.every and epoch - self._made_at >= self.every))
-        if self.is_function and (not self._made or (due and self.every)):
+        if self.is_function and due and (not self._made or self.every):
             self._made = self._make()
+        elif self.is_function and not self._made:  # a run that goes on has not drawn what making them draws
+            now = RandomState.now()
+            self._made = self._make()
+            RandomState.put_back(now)
         if due:
             self._made_at = epoch
         return self._made

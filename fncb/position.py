@@ -22,7 +22,8 @@ class Position:
       batches: batches of this epoch that are done.
       in_window: batches of the accumulation window that are done.
       total_batches: batches of the whole run that are done.
-      accumulate: batches per optimizer step.
+      accumulate: batches per optimizer step, from the next window on.
+      window: batches of the window under way.
       epoch_is_over: whether the last batch of the epoch is done or under way.
       latest: the metrics of the last batch.
       validated: the metrics of this epoch's last validation.
@@ -39,6 +40,7 @@ class Position:
     in_window: int = 0
     total_batches: int = 0
     accumulate: int = 1
+    window: int = 1
     epoch_is_over: bool = False
     latest: Metrics = attrs.field(factory=Metrics)
     validated: Metrics = attrs.field(factory=Metrics)

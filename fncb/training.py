@@ -55,7 +55,6 @@ class Training:
         self.session: Session
         self.fire: Fire
         self._told = False  # that a stop has to wait
-        self._window = at.accumulate  # batches that share the update under way
         self._n_batches: int | None = None
         self._interval: int | None = None
         self._seconds = settings.validates_by_time
@@ -150,14 +149,14 @@ class Training:
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(at.epoch)
         self.begin_epoch()
-        batches, fetch = self._batches(loader, goes_on)
-        upcoming, state = fetch(batches)
+        fetch = self._fetching(loader, goes_on)
+        upcoming, state = fetch()
         if goes_on:
             self.randomness.put_back(now)
             self.catch_up()
         while upcoming is not _END and not self.is_over() and not (at.asked and StopEpoch.__name__ in at.asked):
             batch = upcoming
-            upcoming, state = fetch(batches)
+            upcoming, state = fetch()
             at.epoch_is_over = upcoming is _END
             if not self.batch(batch, state):
                 break
@@ -194,10 +193,8 @@ class Training:
         self._n_batches = loader.count
         self._interval = validation_interval(self.settings, self._n_batches, self.val.wanted and self.train.wanted)
 
-    def _batches(
-        self, loader: Loader, goes_on: bool
-    ) -> tuple[Iterator[Any], Callable[[Iterator[Any]], tuple[Any, Any]]]:
-        """The batches of the epoch that are left, and what fetches one with the loader's state from before."""
+    def _fetching(self, loader: Loader, goes_on: bool) -> Callable[[], tuple[Any, Any]]:
+        """What gives the next batch of the epoch, and with it the loader's state from before, if it keeps one."""
         at, given = self.at, loader.batches
         keeps_state = hasattr(given, "state_dict") and hasattr(given, "load_state_dict")
         if goes_on:
@@ -210,11 +207,11 @@ class Training:
             for _ in range(at.batches):
                 next(batches, None)
 
-        def fetch(batches: Iterator[Any]) -> tuple[Any, Any]:
+        def fetch() -> tuple[Any, Any]:
             state = given.state_dict() if keeps_state else None
             return next(batches, _END), state
 
-        return batches, fetch
+        return fetch
 
     def catch_up(self) -> None:
         """What came after the event at which a checkpoint was written, and before the next batch."""
@@ -259,7 +256,7 @@ class Training:
         at.phase = "TrainBatchEnd"
         if self._wants[ev.TrainBatchEnd]:
             counters = {"epoch": at.epoch, "step": at.step, "seconds": self.session.seconds}
-            live = {"batch": batch, "outputs": _share_of_window(at.latest, self._window) if trained else None}
+            live = {"batch": batch, "outputs": _share_of_window(at.latest, at.window) if trained else None}
             self.session(ev.TrainBatchEnd(**counters, batch_idx=batch_idx, metrics=at.latest, **live))
         return True
 
@@ -268,9 +265,9 @@ class Training:
         at, step = self.at, self.step
         first = at.in_window == 0
         if first:
-            self._window = at.accumulate
-            step.set_accumulation(self._window)
-        update = at.epoch_is_over or at.in_window + 1 >= at.accumulate
+            at.window = at.accumulate
+            step.set_accumulation(at.window)
+        update = at.epoch_is_over or at.in_window + 1 >= at.window
         turns = step.turns_of_round(at.step)
         at.latest = step(batch, update, first, turns)
         at.in_window = 0 if update else at.in_window + 1

@@ -320,6 +320,20 @@ def test_a_callback_may_ask_for_validation_learning_rate_and_accumulation():
     assert (result.step, result.metrics["lr-SGD"]) == (2, 0.0)
 
 
+def test_accumulation_changes_from_the_next_window_on():
+    updates = []
+    asks = Callback(
+        key="asks",
+        init=int,
+        on_train_batch_end=lambda s, e: emit(s, SetAccumulation(3)) if e.batch_idx == 0 else s,
+        on_before_optimizer_step=lambda s, e: updates.append(e.batch_idx) or s,
+    )
+
+    run(task(), data(8), callbacks=asks, accumulate_grad_batches=2)
+
+    assert updates == [1, 4, 7]
+
+
 def test_seed_repeats_a_run():
     def weights(seed):
         torch.manual_seed(0)
