@@ -40,6 +40,15 @@ def is_tracing_error(error: BaseException) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong at the bottom of it, in one line."""
+    inner = getattr(error, "inner_exception", None) or error.__cause__
+    while inner is not None:
+        error, inner = inner, getattr(inner, "inner_exception", None) or inner.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
 _names = itertools.count()
 
 

@@ -12,7 +12,8 @@ from fncb import events as ev
 from fncb.effects import Apply, Freeze, SetAccumulation, SetLR, Unfreeze
 from fncb.interpret import Handler
 from fncb.position import Position
-from fncb.step import Step, copy_into
+from fncb.step import Step
+from fncb.tree import copy_into
 
 
 class Control:

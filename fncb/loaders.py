@@ -136,7 +136,9 @@ class Loaders:
             return []
         named = _named(self.who, given)
         if not self.several and list(named) != [None]:
-            raise ValueError(f"{self.who} must be one loader, got {len(named)}. Give batches of both: zip(one, other).")
+            raise ValueError(
+                f"{self.who} must be one loader, got {len(named)}. Give batches of all: list(zip(one, other))."
+            )
         return [
             Loader(self.who, name, _in_order(each) if self.in_order else each, self.limit)
             for name, each in named.items()

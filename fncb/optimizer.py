@@ -1,7 +1,7 @@
-"""A torch.optim optimizer applied to given tensors, so that it can be traced into a larger graph."""
+"""torch.optim optimizers: an update that can be traced into a larger graph, and what groups are called."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,16 @@ def state_tensors(optimizer: Optimizer) -> list[dict[str, Tensor]]:
         for group in optimizer.param_groups
         for p in group["params"]
     ]
+
+
+def named_groups(optimizers: list[Optimizer]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parameter groups as `lr-AdamW`, or `lr-AdamW/pg1` and so on where there are several; a second is `lr-AdamW-1`."""
+    kinds = [type(optimizer).__name__ for optimizer in optimizers]
+    for i, (kind, optimizer) in enumerate(zip(kinds, optimizers, strict=True)):
+        earlier = kinds[:i].count(kind)
+        name, groups = f"lr-{kind}-{earlier}" if earlier else f"lr-{kind}", optimizer.param_groups
+        for j, group in enumerate(groups, 1):
+            yield (name if len(groups) == 1 else f"{name}/{group.get('name', f'pg{j}')}"), group
 
 
 def set_capturable(optimizer: Optimizer, device: torch.device) -> None:

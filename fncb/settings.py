@@ -75,6 +75,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     for name in ("limit_train_batches", "limit_val_batches", "overfit_batches"):
         check_limit("fit", name, getattr(settings, name))
     _check_interval(settings)
+    if settings.max_time is not None:
+        seconds_of("fit: max_time", settings.max_time)
     _check_together(settings)
     if settings.fast_dev_run:
         n = int(settings.fast_dev_run)

@@ -17,7 +17,7 @@ from fncb.phases import Part, Scratch
 from fncb.position import RandomState
 from fncb.regions import Found, Regions, regions
 from fncb.task import Turn
-from fncb.tree import leaves, map_leaves
+from fncb.tree import copy_into, leaves, map_leaves
 
 log = logging.getLogger("fncb")
 
@@ -355,7 +355,7 @@ class Step:
                 if before is not None:
                     self._put_back(before)
                 if not self._make_room():
-                    self._step_down(_reason(error))
+                    self._step_down(compiling.reason(error))
                 continue
             self._graphs[key] = run
             if not static:
@@ -393,22 +393,3 @@ class Step:
         self.averaged = list(self._found)
         self._graphs.clear()
         return True
-
-
-def copy_into(who: str, tree: Any, saved: Any) -> None:
-    """Copies tensors into those at the same places of `tree`; `who` is for the error when they are not the same."""
-    have, given = dict(leaves(tree)), dict(leaves(saved))
-    wrong = list(have.keys() ^ given.keys())
-    wrong += [path for path in have.keys() & given.keys() if have[path].shape != given[path].shape]
-    if wrong:
-        raise ValueError(f"{who}: names and shapes of tensors must stay, got differences at {sorted(wrong)}.")
-    for path, tensor in have.items():
-        tensor.copy_(given[path])
-
-
-def _reason(error: BaseException) -> str:
-    inner = getattr(error, "inner_exception", None) or error.__cause__
-    while inner is not None:
-        error, inner = inner, getattr(inner, "inner_exception", None) or inner.__cause__
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"

@@ -24,7 +24,9 @@ class StepHooks(Generic[S]):
 
     A step hook has the signature of any hook, `(state, event) -> state` or `-> emit(state, ...)`. Its state is a tree
     of tensors whose shapes and dtypes never change; the event's counters are 0-d tensors. It may not branch on the
-    value of a tensor (use `torch.where`), and it may draw from torch's default generator.
+    value of a tensor (use `torch.where`), and it may draw from torch's default generator. What is kept for a parameter
+    should be kept under its name: when `Freeze` or `Unfreeze` changes what is trained, `init` is called again, and what
+    has the same path as before keeps its value.
 
     Attributes:
       init: the first state, from the mapping of parameter name to tensor.

@@ -1,11 +1,10 @@
 """Training from its first event to its last: the order of what `fit` does."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fncb import data
@@ -16,6 +15,7 @@ from fncb.evaluation import VALIDATION, Fire, eval_mode, evaluate
 from fncb.interpret import Handler
 from fncb.loaders import Loader, Loaders
 from fncb.metrics import joined
+from fncb.optimizer import named_groups
 from fncb.position import Position, RandomState
 from fncb.session import Session
 from fncb.settings import Settings, validation_interval
@@ -380,16 +380,6 @@ class Training:
         if self.at.phase not in ("EpochStart", "TrainEpochStart", "TrainBatchEnd", "ValidationEnd", "Validated"):
             raise ValueError(f"StopEpoch: an epoch must be under way, got it at {type(event).__name__}.")
         self._ask(effect, event)
-
-
-def named_groups(optimizers: list[Optimizer]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Parameter groups as `lr-AdamW`, or `lr-AdamW/pg1` and so on where there are several; a second is `lr-AdamW-1`."""
-    kinds = [type(optimizer).__name__ for optimizer in optimizers]
-    for i, (kind, optimizer) in enumerate(zip(kinds, optimizers, strict=True)):
-        earlier = kinds[:i].count(kind)
-        name, groups = f"lr-{kind}-{earlier}" if earlier else f"lr-{kind}", optimizer.param_groups
-        for j, group in enumerate(groups, 1):
-            yield (name if len(groups) == 1 else f"{name}/{group.get('name', f'pg{j}')}"), group
 
 
 def _share_of_window(metrics: ev.Metrics, n: int) -> ev.Metrics:

@@ -71,3 +71,14 @@ def map_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
         return fn(tree, *others)
     siblings = [[child for _, child in children(other) or ()] for other in others]
     return rebuild(tree, [map_leaves(fn, child, *rest) for (_, child), *rest in zip(parts, *siblings, strict=True)])
+
+
+def copy_into(who: str, tree: Any, saved: Any) -> None:
+    """Copies tensors into those at the same places of `tree`; `who` is for the error when they are not the same."""
+    have, given = dict(leaves(tree)), dict(leaves(saved))
+    wrong = list(have.keys() ^ given.keys())
+    wrong += [path for path in have.keys() & given.keys() if have[path].shape != given[path].shape]
+    if wrong:
+        raise ValueError(f"{who}: names and shapes of tensors must stay, got differences at {sorted(wrong)}.")
+    for path, tensor in have.items():
+        tensor.copy_(given[path])
