@@ -189,6 +189,7 @@ def fit(
             log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
         set_up("fit", fire, session, path, signals, fast_dev_run=trial)
         training.run(resumed=path is not None)
+        signals.act()
         return path
 
     with session, signals, torch_modes(settings):
@@ -376,6 +377,7 @@ def _pass(
                 else:
                     metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act)
                     fire(the.end, metrics=metrics)
+        signals.act()
         return metrics, kept
 
     with session, signals:

@@ -13,6 +13,8 @@ class Terminated(SystemExit):
 class Signals:
     """Notes Ctrl-C and SIGTERM while its `with` block runs; elsewhere than in the main thread it does nothing.
 
+    What has not been acted on when the block ends is acted on then.
+
     The second Ctrl-C is not held up: it raises `KeyboardInterrupt` where it comes, as without this.
     """
 
@@ -30,6 +32,8 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: one that is not Python's
         self._before.clear()
+        if error is None:
+            self.act()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and self._came == signal.SIGINT:

@@ -342,7 +342,7 @@ def test_a_timer_among_the_callbacks_stays_the_only_one(caplog):
             "gradient_clip_val and the callback clip_grad_norm are the same. Drop one",
         ),
         ({"gradient_clip_val": 0.0}, ema(0.5), "clip_grad_norm: max_norm must be more than 0, got 0.0"),
-        ({"max_time": "soon"}, ema(0.5), "timer: duration must be 'DD:HH:MM:SS', got 'soon'"),
+        ({"max_time": "soon"}, ema(0.5), "fit: max_time must be 'DD:HH:MM:SS', got 'soon'"),
     ],
 )
 def test_a_setting_and_a_callback_that_contradict_each_other_are_refused(said, callback, message):

@@ -132,6 +132,16 @@ def test_a_validation_on_its_own_can_be_left():
     assert seen == ["on_validation_batch_end", *END]
 
 
+def test_a_signal_at_the_very_end_is_not_swallowed():
+    for hook, then in (("on_fit_end", END), ("teardown", [])):
+        callback, seen = sends(signal.SIGTERM, **{hook: 0})
+
+        with pytest.raises(Terminated):
+            run(task(), data(), callbacks=callback)
+
+        assert seen == [hook, *then]
+
+
 def test_in_another_thread_no_handler_is_touched():
     before, inside = signal.getsignal(signal.SIGTERM), []
 
