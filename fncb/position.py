@@ -26,7 +26,8 @@ class Position:
       window: batches of the window under way.
       epoch_is_over: whether the last batch of the epoch is done or under way.
       latest: the metrics of the last batch.
-      validated: the metrics of this epoch's last validation.
+      validated: the metrics of the last validation.
+      validated_in: the epoch that it was in; None before the first.
       validated_at: seconds since the run began, when the last validation ended or training began.
       phase: the moment of the epoch that is reached, mostly the event under way by its class name; "" between epochs.
       cut: whether the epoch under way has ended for the callbacks though batches are left, as the run was stopped.
@@ -44,6 +45,7 @@ class Position:
     epoch_is_over: bool = False
     latest: Metrics = attrs.field(factory=Metrics)
     validated: Metrics = attrs.field(factory=Metrics)
+    validated_in: int | None = None
     validated_at: float = 0.0
     phase: str = ""
     cut: bool = False

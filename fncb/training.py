@@ -167,14 +167,14 @@ class Training:
             at.epoch_is_over = True
             self.advance_schedules("epoch")
         at.phase = "TrainEpochEnd"
-        self.fire(ev.TrainEpochEnd, metrics=self.metrics())
+        self.fire(ev.TrainEpochEnd, metrics=self.metrics_of_epoch())
         self.end_epoch()
 
     def begin_epoch(self) -> None:
         """The events before the first batch, as far as they have not been."""
         at = self.at
         if at.phase == "":
-            at.batches, at.in_window, at.validated, at.epoch_is_over, at.loader = 0, 0, ev.Metrics(), False, None
+            at.batches, at.in_window, at.epoch_is_over, at.loader = 0, 0, False, None
             self.step.start_epoch(at.epoch)
             self.randomness.at_epoch = self.randomness.now()
             at.phase = "EpochStart"
@@ -312,7 +312,8 @@ class Training:
             with self.step.measures.set_aside():
                 metrics = evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
             if training:
-                at.validated, at.validated_at, at.phase = metrics, self.session.seconds, "ValidationEnd"
+                at.validated, at.validated_in, at.validated_at = metrics, at.epoch, self.session.seconds
+                at.phase = "ValidationEnd"
             self.fire(ev.ValidationEnd, metrics=metrics, epoch_is_over=training and at.epoch_is_over)
 
     def after_validation(self) -> None:
@@ -337,8 +338,9 @@ class Training:
             return
         for schedule in self.schedules.values():
             if isinstance(schedule, ReduceLROnPlateau):
-                metrics, monitor = self.metrics().with_values(self.session.logged), self.task.schedule_monitor
-                if monitor not in metrics and self.val.wanted and not self.at.validated:
+                metrics, monitor = self.metrics_of_epoch(), self.task.schedule_monitor
+                metrics = metrics.with_values(self.session.logged)
+                if monitor not in metrics and self.val.wanted and self.at.validated_in != self.at.epoch:
                     continue  # an epoch without validation
                 try:
                     schedule.step(metrics[monitor])  # waits for the device, once a validation or an epoch
@@ -348,8 +350,13 @@ class Training:
                 self.step.check_settings()
 
     def metrics(self) -> ev.Metrics:
-        """The last batch's, the epoch's means, those of its last validation, the learning rates."""
+        """The last batch's, the epoch's means, those of the last validation, the learning rates."""
         return joined(self.at.latest, self.step.means(), self.at.validated, self.lrs())
+
+    def metrics_of_epoch(self) -> ev.Metrics:
+        """The same, but for those of a validation in an earlier epoch."""
+        validated = self.at.validated if self.at.validated_in == self.at.epoch else ev.Metrics()
+        return joined(self.at.latest, self.step.means(), validated, self.lrs())
 
     def lrs(self) -> ev.Metrics:
         """Learning rates by name."""

@@ -189,6 +189,16 @@ def test_metrics_of_an_epoch_hold_the_last_step_the_means_and_the_validation():
     assert result.metrics == seen[0]
 
 
+def test_the_metrics_of_a_run_are_the_last_of_each_and_those_of_an_epoch_its_own():
+    seen = []
+    spy = Callback(key="spy", init=int, on_train_epoch_end=lambda s, e: seen.append("val_loss" in e.metrics) or s)
+
+    result = run(task(), data(), data(), callbacks=spy, max_epochs=3, check_val_every_n_epoch=2)
+
+    assert seen == [False, True, False]
+    assert "val_loss" in result.metrics
+
+
 def test_what_a_loss_returns_beside_the_loss_is_named_for_its_stage():
     beside = task(loss=lambda model, batch: (model(batch).mean(), {"acc": batch.mean()}))
 
@@ -493,6 +503,23 @@ def test_a_save_at_any_hook_goes_on_exactly(tmp_path, hook, schedule, interval, 
     for name, tensor in straight.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     assert without_time(read(log)) == happened
+
+
+def test_making_loaders_anew_for_a_run_that_goes_on_draws_nothing_from_it(tmp_path):
+    def draws_and_makes():
+        torch.randn(3)
+        return shuffled()
+
+    def train(**given):
+        model = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.3), nn.Linear(4, 1))
+        drops = task(model, loss=lambda model, batch: loss(model, batch[0]))
+        callbacks = checkpoint(tmp_path, every_n_train_steps=1, save_top_k=-1)
+        return run(drops, draws_and_makes, draws_and_makes, callbacks=callbacks, max_epochs=2, **given).metrics
+
+    whole = train(seed=3)
+
+    for step in (2, 5, 7):
+        assert train(resume=tmp_path / f"epoch={(step - 1) // 5}-step={step}.safetensors") == whole
 
 
 def test_a_run_that_was_cut_goes_on_in_the_epoch_that_it_was_cut_in(tmp_path):
