@@ -30,10 +30,8 @@ _PER_BATCH = frozenset(
 """Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
 
 
-_NO_TIME_TO_SAVE = frozenset(
-    (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
-)
-"""Events at which the model has moved and the position in the run has not."""
+_NO_TIME_TO_SAVE = frozenset(ev.IN_STEP) - {ev.TrainBatchEnd}
+"""Events in the middle of a batch: what it changes has begun to change, and the position in the run has not."""
 
 
 _TO_SINKS = frozenset((ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd))
@@ -198,8 +196,8 @@ class Session:
         self._saving = [{"path": str(store.free_name(name)), "requested": name} for name in names]
         if names and type(event) in _NO_TIME_TO_SAVE:
             raise ValueError(
-                f"Save: a checkpoint must be of a moment between batches, got {type(event).__name__}, when one is half "
-                "done. Ask for it at on_train_batch_end."
+                f"Save: a checkpoint must be of a moment between batches, got {type(event).__name__}, when one is "
+                "under way. Ask for it at on_train_batch_end."
             )
         for effect in effects:
             if type(effect) is Save:

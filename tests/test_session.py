@@ -317,8 +317,14 @@ def test_a_checkpoint_holds_what_the_other_effects_of_its_event_changed(tmp_path
     assert store.read(path)["rates"] == {"lr": 0.25}
 
 
-@pytest.mark.parametrize("kind", [ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.AfterOptimizerStep])
-def test_a_save_while_a_batch_is_half_done_is_refused(tmp_path, kind):
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(ev.TrainBatchStart, ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward),
+        *(ev.BeforeOptimizerStep, ev.AfterOptimizerStep),
+    ],
+)
+def test_a_save_while_a_batch_is_under_way_is_refused(tmp_path, kind):
     hook = {ev.hook_name(kind): lambda s, e: emit(s, Save(str(tmp_path / "a")))}
     callback = Callback(key="saves", init=int, **hook)
 
