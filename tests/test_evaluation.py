@@ -454,7 +454,11 @@ def test_every_module_is_in_eval_mode_inside_and_afterwards_in_its_own(stage, fa
 def test_hooks_from_the_first_to_the_last_event_see_eval_mode(stage):
     run, name = STAGES[stage]
     model, seen = nn.Linear(1, 1), []
-    notes = lambda s, e: seen.append(model.training) or s  # noqa: E731 - used twice
+
+    def notes(state, event):
+        seen.append(model.training)
+        return state
+
     sees = Callback(key="sees", init=int, **{f"on_{name}_start": notes, f"on_{name}_end": notes, "teardown": notes})
 
     run(Task(model, loss=mean), [torch.ones(2, 1)], callbacks=sees)

@@ -5,16 +5,15 @@ from functools import partial
 
 import pytest
 import torch
+import torchmetrics
 from torch import nn
+from torchmetrics.classification import BinaryAUROC, BinaryConfusionMatrix, BinaryPrecision
 
 import fncb
 from fncb.callback import Callback
 from fncb.callbacks import checkpoint
 from fncb.measures import Measures, keeps_state
 from fncb.task import Task
-
-torchmetrics = pytest.importorskip("torchmetrics")
-from torchmetrics.classification import BinaryAUROC, BinaryConfusionMatrix, BinaryPrecision  # noqa: E402 - as above
 
 fit = partial(fncb.fit, compile=False, progress=False, max_epochs=1, num_sanity_val_steps=0)
 validate = partial(fncb.validate, progress=False)
