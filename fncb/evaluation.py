@@ -10,8 +10,8 @@ import torch
 from toolz import isdistinct
 from torch import Tensor, nn
 
-from fncb import data
 from fncb import events as ev
+from fncb.batch import batch_size, to_device
 from fncb.loaders import Loader
 from fncb.measures import Measured, Measures
 from fncb.metrics import joined
@@ -76,11 +76,11 @@ def evaluate(
     for dataloader_idx, loader in enumerate(loaders):
         means, measures = _Means(the.stage), Measures(where)
         for batch_idx, batch in enumerate(loader):
-            batch = data.to_device(batch, where)
+            batch = to_device(batch, where)
             fire(the.batch_start, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch)
             outputs, values, measured = _of_batch(the, task, batch)
             measures.update(measured)
-            means.add(values, data.batch_size(batch))
+            means.add(values, batch_size(batch))
             fire(the.batch_end, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch, outputs=outputs)
             boundary()
         computed = measures.compute()
@@ -142,7 +142,7 @@ def predictions(
     fire(ev.PredictEpochStart)
     for dataloader_idx, loader in enumerate(loaders):
         for batch_idx, batch in enumerate(loader):
-            batch = data.to_device(batch, where)
+            batch = to_device(batch, where)
             fire(ev.PredictBatchStart, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch)
             with torch.no_grad():
                 outputs = task.predicts(task.model, batch)

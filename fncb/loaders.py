@@ -9,7 +9,7 @@ import attrs
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from fncb import data
+from fncb.batch import at_least_one, count
 from fncb.position import RandomState
 
 log = logging.getLogger("fncb")
@@ -34,7 +34,7 @@ class Loader:
     length: int | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "length", data.count(self.batches))
+        object.__setattr__(self, "length", count(self.batches))
         if isinstance(self.limit, float) and self.limit not in (0.0, 1.0):
             if self.length is None:
                 raise ValueError(
@@ -54,7 +54,7 @@ class Loader:
         return None if self.length is None else int(self.length * self.limit)
 
     def __iter__(self) -> Iterator[Any]:
-        return self.first(data.at_least_one(self.who, self.batches))
+        return self.first(at_least_one(self.who, self.batches))
 
     def first(self, batches: Iterator[Any], taken: int = 0) -> Iterator[Any]:
         """So many of `batches` as the limit lets through when `taken` went through already."""

@@ -7,7 +7,7 @@ import attrs
 import torch
 from torch import nn
 
-from fncb import data
+from fncb.batch import refill, tensors
 from fncb.task import Task
 
 Precision = Literal["32", "bf16-mixed", "16-mixed", "64"]
@@ -52,8 +52,8 @@ def with_precision(task: Task, precision: Precision, where: torch.device) -> Tas
 
 def _in_double(fn: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def in_double(model: nn.Module, batch: Any) -> Any:
-        wide = [part.double() if part.is_floating_point() else part for part in data.tensors(batch)]
-        return fn(model, data.refill(batch, wide))
+        wide = [part.double() if part.is_floating_point() else part for part in tensors(batch)]
+        return fn(model, refill(batch, wide))
 
     return in_double
 

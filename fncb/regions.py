@@ -7,9 +7,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from fncb import compiling, data, phases
+from fncb import compiling, phases
 from fncb import events as ev
 from fncb import optimizer as opt
+from fncb.batch import batch_size, refill, tensors
 from fncb.callback import StepHooks
 from fncb.measures import Measured
 from fncb.phases import Part, Scratch
@@ -96,7 +97,7 @@ def regions(
         return Scratch(states=tree["states"], began=tree["states"])
 
     def concluded(tree: Any, scratch: Scratch) -> Tensor:
-        metrics = phases.conclude(hooks, tree, scratch, len(turns), data.refill(example, list(scratch.batch)), update)
+        metrics = phases.conclude(hooks, tree, scratch, len(turns), refill(example, list(scratch.batch)), update)
         found.metrics(tuple(metrics))
         return torch.stack([value.to(carry["share"].dtype) for value in metrics.values()])
 
@@ -105,9 +106,9 @@ def regions(
         with torch.no_grad():
             tree = unheld(held)
             scratch = begun(tree)
-            given, stays = data.refill(example, list(batch)), phases.detached(tree["params"], tree["params"])
+            given, stays = refill(example, list(batch)), phases.detached(tree["params"], tree["params"])
             replaced = phases.heard(hooks, tree, scratch, ev.TrainBatchStart, None, batch=given, params=stays)
-            scratch.batch = data.tensors(replaced.get("batch", given))
+            scratch.batch = tensors(replaced.get("batch", given))
             if len(turns) > 1:
                 scratch.began = scratch.states  # the batch is more than its first turn
             return pack("start", scratch), scratch.batch
@@ -133,17 +134,17 @@ def regions(
         ) -> tuple[list[Tensor], Tensor]:
             tree = unheld(held)
             scratch = taken_up(tree, came, passed)
-            weighed = phases.before_backward(hooks, tree, scratch, part, loss, data.refill(example, list(batch)))
+            weighed = phases.before_backward(hooks, tree, scratch, part, loss, refill(example, list(batch)))
             return pack(f"weigh {i}", scratch), weighed
 
         def forward(batch: Any, passed: Any) -> Any:
-            inputs = data.tensors(batch)
+            inputs = tensors(batch)
             if replaces_batch:
                 if i:
                     inputs = inputs_of(passed)
                 else:
                     passed, inputs = start(held, inputs)
-                batch = data.refill(batch, list(inputs))
+                batch = refill(batch, list(inputs))
             old = [buffer.clone() for buffer in buffers]
             loss, beside, measured = loss_and_metrics("loss", of_task.loss(model, batch))
             if not loss.requires_grad:
@@ -162,16 +163,16 @@ def regions(
             scratch.batch, scratch.loss, scratch.from_loss = list(inputs), loss, dict(beside)
             scratch.grads = {part.params[place]: grad for place, grad in grads.items()}
             scratch.buffers = dict(zip(tree["buffers"], old, strict=False))
-            phases.after_backward(hooks, tree, scratch, part, data.refill(example, list(inputs)))
+            phases.after_backward(hooks, tree, scratch, part, refill(example, list(inputs)))
             return scratch
 
         def ended(tree: Any, scratch: Scratch) -> Any:
-            batch = data.refill(example, list(scratch.batch))
+            batch = refill(example, list(scratch.batch))
             of_turn = tree["carry"]["turns"][part.index]
             sums = found.averages(part.index, (part.named("loss"), *scratch.from_loss))
             if traced:
                 sums = of_turn["sums"]  # as the trace knows it; in eager use it may have been made just now
-            phases.after_update(hooks, tree, scratch, part, batch, sums, data.batch_size(batch))
+            phases.after_update(hooks, tree, scratch, part, batch, sums, batch_size(batch))
             return concluded(tree, scratch) if last else pack(f"after {i}", scratch)
 
         @region

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fncb import compiling, data, phases
+from fncb import compiling, phases
 from fncb import events as ev
 from fncb import optimizer as opt
+from fncb.batch import signature
 from fncb.callback import StepHooks
 from fncb.measures import Measured, Measures
 from fncb.phases import Part, Scratch
@@ -236,7 +237,7 @@ class Step:
         return ev.Metrics(None, self._names[kind], vector)
 
     def _compiled(self, batch: Any, kind: Kind) -> tuple[Tensor, Measured]:
-        key = (data.signature(batch), kind)
+        key = (signature(batch), kind)
         graph = self._graphs.get(key)
         if graph is not None:
             try:
@@ -257,7 +258,7 @@ class Step:
     # The three levels.
 
     def _eager(self, batch: Any, kind: Kind) -> tuple[Tensor, Measured]:
-        key = (data.signature(batch), kind, EAGER)
+        key = (signature(batch), kind, EAGER)
         run = self._graphs.get(key)
         if run is None:
             run = self._graphs[key] = self._in_two(batch, kind, region=lambda fn: fn, graph=lambda fn: fn)

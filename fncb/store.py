@@ -72,7 +72,11 @@ def write(path: str | Path, tree: Any, *, overwrite: bool = False) -> int:
       TypeError: if the tree holds anything else, naming where.
       OSError: from the disk; when it is full, with the bytes that were needed and free.
     """
-    path, packed = Path(path), pack(tree)
+    return write_packed(Path(path), pack(tree), overwrite=overwrite)
+
+
+def write_packed(path: Path, packed: Packed, *, overwrite: bool = False) -> int:
+    """As `write`, of a tree that was taken apart before, for example when its tensors were copied."""
     size = len(_header(packed, _NOT_YET)) + sum(tensor.nbytes for tensor in packed.tensors.values())
     _make_directory(path.parent)
     temporary = path.parent / f".fncb-{secrets.token_hex(8)}.tmp"

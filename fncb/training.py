@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from fncb import data
 from fncb import events as ev
+from fncb.batch import to_device
 from fncb.callback import note
 from fncb.effects import Effect, Skip, Stop, StopEpoch, Validate
 from fncb.evaluation import VALIDATION, Fire, eval_mode, evaluate
@@ -237,7 +237,7 @@ class Training:
     def batch(self, batch: Any, state_after: Any) -> bool:
         """Trains on a batch; None, as Lightning has it, is one with nothing to train on. Gives whether it was made."""
         at, batch_idx = self.at, self.at.batches
-        batch = data.to_device(batch, self.where)
+        batch = to_device(batch, self.where)
         if batch is not None and self._wants[ev.TrainBatchStart]:
             self.fire(ev.TrainBatchStart, batch_idx=batch_idx, batch=batch, metrics=self.lrs())
         if at.asked and StopEpoch.__name__ in at.asked:

@@ -19,7 +19,7 @@ FLOORS = (
     ("callbacks",),
     # floor 3 in four: rooms that stand alone, what puts them together, what is made of those
     (
-        *("compiling", "data", "measures", "notation", "optimizer", "packing", "phases", "position", "run"),
+        *("batch", "compiling", "measures", "notation", "optimizer", "packing", "phases", "position", "run"),
         *("signals", "sinks", "snapshot"),
     ),
     ("loaders", "recording", "store", "task"),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fncb import data
+from fncb.batch import batch_size, count, refill, signature, tensors, to_device
 
 
 class Pair(NamedTuple):
@@ -19,11 +19,11 @@ BATCHES = [X, (X, Y), [X, Y], {"x": X, "meta": {"y": Y, "name": "a"}}, Pair(X, Y
 
 @pytest.mark.parametrize("batch", BATCHES, ids=lambda batch: type(batch).__name__)
 def test_refilling_with_its_own_tensors_gives_an_equal_batch(batch):
-    again = data.refill(batch, data.tensors(batch))
+    again = refill(batch, tensors(batch))
 
     assert type(again) is type(batch)
-    assert [id(tensor) for tensor in data.tensors(again)] == [id(tensor) for tensor in data.tensors(batch)]
-    assert data.batch_size(batch) == 4
+    assert [id(tensor) for tensor in tensors(again)] == [id(tensor) for tensor in tensors(batch)]
+    assert batch_size(batch) == 4
 
 
 @pytest.mark.parametrize(
@@ -39,27 +39,27 @@ def test_refilling_with_its_own_tensors_gives_an_equal_batch(batch):
 )
 def test_what_a_graph_depends_on_changes_the_signature(other):
     if isinstance(other, list):  # a list is handed on as a list, but holds the same tensors
-        assert data.signature(other) == data.signature((X, Y))
+        assert signature(other) == signature((X, Y))
     else:
-        assert data.signature(other) != data.signature((X, Y))
+        assert signature(other) != signature((X, Y))
 
 
 def test_values_do_not_change_the_signature():
-    assert data.signature((X, "a", 1)) == data.signature((X + 1, "b", 2))
+    assert signature((X, "a", 1)) == signature((X + 1, "b", 2))
 
 
 def test_a_batch_that_is_there_is_not_copied():
     batch = (X, Y)
 
-    assert data.to_device(batch, torch.device("cpu")) is batch
-    assert data.to_device(batch, torch.device("meta"))[0].device.type == "meta"
+    assert to_device(batch, torch.device("cpu")) is batch
+    assert to_device(batch, torch.device("meta"))[0].device.type == "meta"
 
 
 def test_a_batch_without_tensors_counts_for_one():
-    assert data.batch_size(("a", 3)) == 1
-    assert data.batch_size(torch.tensor(1.0)) == 1
+    assert batch_size(("a", 3)) == 1
+    assert batch_size(torch.tensor(1.0)) == 1
 
 
 def test_a_loader_that_does_not_know_its_length_has_none():
-    assert data.count(iter([1])) is None
-    assert data.count([1, 2]) == 2
+    assert count(iter([1])) is None
+    assert count([1, 2]) == 2

@@ -1,4 +1,4 @@
-"""Batches: what is in them, where they are, how many there are."""
+"""What is in a batch, where it is, and how many a loader has."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
