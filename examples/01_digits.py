@@ -85,7 +85,7 @@ def main(directory: Path, max_epochs: int, compile: bool) -> None:
 
     print("\nGoing on from the last checkpoint, for two epochs more:")
     longer = fit(task(), train, val, max_epochs=run.epoch + 2, resume="last", record=recording)
-    print(f"Went on from {longer.resumed.name} and made {longer.step - run.step} steps more.")
+    print(f"Went on from {longer.resumed.path.name} and made {longer.step - run.step} steps more.")
 
     print("\nWhat other patience would have done, from the recording alone:")
     patience = {

@@ -34,17 +34,27 @@ class Stop(Effect):
 class Save(Effect):
     """Write a checkpoint to `path`; answered by `Saved` once it is on disk.
 
-    A name that is taken is never overwritten: the file gets the suffix `-v1`, `-v2`, ..., and `Saved.path` tells.
+    A name that is taken is never overwritten: the file gets the suffix `-v1`, `-v2`, ..., and `Saved.path` tells. A
+    model with a parameter that is not finite is not written, and there is no answer. Asked for in the middle of a
+    validation, the checkpoint is of the moment before it.
+
+    Attributes:
+      path: the file.
+      within: a folder that the file must be in, symbolic links followed; None for anywhere.
+      background: whether training goes on while it is written, from a copy in memory; `Saved` comes later then.
     """
 
     path: str
+    within: str | None = None
+    background: bool = False
 
 
 @attrs.frozen
 class Delete(Effect):
-    """Delete the checkpoint at `path`. One that is gone already is no error."""
+    """Delete the checkpoint at `path`, which must be in the folder `within`. One that is gone already is no error."""
 
     path: str
+    within: str | None = None
 
 
 @attrs.frozen

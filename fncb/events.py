@@ -163,10 +163,14 @@ class SanityCheckEnd(Event):
 
 @attrs.frozen(kw_only=True, slots=False)
 class ExceptionRaised(Event):
-    """Something raised. `error` is its type's name, `message` its text. Hook: `on_exception`."""
+    """Something raised. `error` is its type's name, `message` its text. Hook: `on_exception`.
+
+    `signal` is `SIGINT` or `SIGTERM` if that was acted on, which is done between batches; None otherwise.
+    """
 
     error: str = ""
     message: str = ""
+    signal: str | None = None
     _exception: Any = attrs.field(default=_ABSENT, alias="exception", **_LIVE)
     exception = _reads("exception")
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fncb import store
 from fncb.effects import Delete, Effect, Print, Render
-from fncb.events import Event, Saved
+from fncb.events import Event
 
 Handler = Callable[[Any, Event], Event | None]
 """Carries out an effect of an event; may answer with an event."""
@@ -83,17 +83,11 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def write_checkpoint(path: str, requested: str, tree: Any, event: Event) -> Saved:
-    """Writes a tree to `path`, which is free; answers `Saved` once it is on disk."""
-    size = store.write(path, tree)
-    return Saved(epoch=event.epoch, step=event.step, seconds=event.seconds, path=path, requested=requested, bytes=size)
-
-
 def handlers(screen: Screen) -> dict[type[Effect], Handler]:
     """The effects that need nothing of the run itself."""
 
     def delete(effect: Delete, _: Event) -> None:
-        store.delete(effect.path)
+        store.delete(effect.path, within=effect.within)
 
     def say(effect: Print, _: Event) -> None:
         screen.say(effect.text)

@@ -6,11 +6,11 @@ from itertools import islice
 from typing import Any
 
 import attrs
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from fncb.batch import at_least_one, count
-from fncb.position import RandomState
+from fncb.position import random_state, set_random_state
 
 log = logging.getLogger("fncb")
 
@@ -55,6 +55,26 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         return self.first(at_least_one(self.who, self.batches))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells loaders, and samplers, whose order depends on the epoch which one comes."""
+        for thing in (self.batches, getattr(self.batches, "sampler", None)):
+            if hasattr(thing, "set_epoch"):
+                thing.set_epoch(epoch)
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether it says itself where it is."""
+        return hasattr(self.batches, "state_dict") and hasattr(self.batches, "load_state_dict")
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether it is a `DataLoader` whose order is drawn anew each time, and which does not say where it is."""
+        loader = self.batches
+        if self.keeps_state or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return False
+        plain = type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None
+        return not (isinstance(loader.sampler, SequentialSampler) and plain)
 
     def first(self, batches: Iterator[Any], taken: int = 0) -> Iterator[Any]:
         """So many of `batches` as the limit lets through when `taken` went through already."""
@@ -115,12 +135,18 @@ class Loaders:
         if self.is_function and due and (not self._made or self.every):
             self._made = self._make()
         elif self.is_function and not self._made:  # a run that goes on has not drawn what making them draws
-            now = RandomState.now()
+            now = random_state()
             self._made = self._make()
-            RandomState.put_back(now)
+            set_random_state(now)
         if due:
             self._made_at = epoch
         return self._made
+
+    def generators(self) -> list[Generator]:
+        """Those that `DataLoader`s were given to draw from. What a function makes has new ones each time."""
+        of = [] if self.is_function else [each.batches for each in self._made]
+        found = [getattr(owner, "generator", None) for each in of for owner in (each, getattr(each, "sampler", None))]
+        return list({id(each): each for each in found if isinstance(each, Generator)}.values())
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch for which they were made."""

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from fncb import events as ev
-from fncb import store
 from fncb.callback import Callback, compose
 from fncb.callbacks import progress_bar
 from fncb.control import Control
@@ -18,13 +17,13 @@ from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evalu
 from fncb.loaders import Loaders
 from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
+from fncb.resume import Resumed as Resumed
 from fncb.run import Run as Run
 from fncb.session import Session
 from fncb.settings import (
     Interval,
     check_limit,
     device_for,
-    newest_checkpoint,
     seed_everything,
     settings_of,
     torch_modes,
@@ -32,7 +31,7 @@ from fncb.settings import (
 )
 from fncb.signals import Signals
 from fncb.sinks.sink import Sink
-from fncb.staging import guarded, set_up
+from fncb.staging import check_resume, go_on, guarded, set_up
 from fncb.step import Step
 from fncb.task import Task, make_schedules, make_turns
 from fncb.training import Training
@@ -73,6 +72,9 @@ def fit(
     compile: bool = True,
     record: str | Path | None = None,
     resume: str | Path | None = None,
+    weights_only: bool = False,
+    strict: bool = True,
+    allow_inexact_resume: bool = False,
     sinks: Iterable[Sink] = (),
     progress: bool | None = None,
 ) -> Run:
@@ -115,8 +117,14 @@ def fit(
       device: where to train; None is the accelerator if there is one, else the CPU.
       compile: whether to compile the step; what cannot be compiled runs eagerly, and one log line says why.
       record: the file to append events and effects to.
-      resume: a checkpoint, a directory of them, or "last", the newest of the `checkpoint` callbacks' directories;
-        "last" starts from the beginning when there is none.
+      resume: a checkpoint; a directory, whose newest is taken; "last", the newest in the directories of all
+        `checkpoint` callbacks, or the beginning when there is none; "best", the one with the best score of the first
+        that has a `monitor`. Damaged files are passed over with a warning; one that is named is an error.
+      weights_only: whether only the model's weights are taken from it, to be tuned from epoch 0 on.
+      strict: whether all weights must fit; if not, which needs `weights_only`, those that do are taken and
+        `run.resumed` names the others.
+      allow_inexact_resume: whether a run may go on in the middle of an epoch of a shuffled `DataLoader`, by drawing
+        its order again, which is exact unless something else draws too. Otherwise that is an error.
       sinks: where metrics go, for example `fncb.sinks.csv(path)`.
       progress: whether to show progress; None shows it on a terminal.
 
@@ -138,6 +146,7 @@ def fit(
       (6, 2, ['loss', 'loss_epoch', 'lr-SGD'])
     """
     settings = settings_of(locals())
+    check_resume(resume, weights_only, strict)
     trial, overfit = settings.fast_dev_run > 0, settings.overfit_batches > 0
     anew = settings.reload_dataloaders_every_n_epochs
     train_loaders = Loaders(
@@ -156,7 +165,8 @@ def fit(
     schedules = make_schedules(task, turns)
     eager = settings.detect_anomaly or not compile
     step = Step(task.model, turns, callbacks.step, where, not eager, needs_scale(settings.precision))
-    at, randomness, signals = Position(accumulate=settings.accumulate_grad_batches), RandomState(), Signals()
+    at, signals = Position(accumulate=settings.accumulate_grad_batches), Signals()
+    randomness = RandomState([*train_loaders.generators(), *val_loaders.generators()])
     control = Control(step, schedules, at)
     training = Training(task, step, schedules, train_loaders, val_loaders, where, at, randomness, settings, signals)
     session = Session(
@@ -182,18 +192,21 @@ def fit(
     training.take_session(session)
     fire = training.fire
 
-    def run() -> Path | None:
-        path = None if resume is None else newest_checkpoint("fit", resume, callbacks)
-        if path is not None:  # before the first event, so that states and recording go on in one line
-            session.load(store.read(path))
-            log.info("fncb: going on from %s: epoch %d, step %d", path, at.epoch, at.step)
-        set_up("fit", fire, session, path, signals, fast_dev_run=trial)
-        training.run(resumed=path is not None)
+    def run() -> Resumed | None:
+        resumed = None  # before the first event, so that states and recording go on in one line
+        if not trial:
+            session.claim_folders()
+        if resume is not None:
+            resumed = go_on("fit", resume, session, task.model, weights_only, strict)
+        if resumed is not None and not weights_only:
+            training.must_go_on_exactly(allow_inexact_resume)
+        set_up("fit", fire, session, resumed, signals, fast_dev_run=trial)
+        training.run(resumed=resumed is not None and not weights_only)
         signals.act()
-        return path
+        return resumed
 
     with session, signals, torch_modes(settings):
-        resumed = guarded("fit", fire, run)
+        resumed = guarded("fit", fire, session, signals, run)
         metrics = {**training.metrics(), **session.logged}
         step.measures.reset()  # the metrics are the task's, and somebody else's turn comes
     return Run(
@@ -363,11 +376,9 @@ def _pass(
         if session.wants(kind):
             session(kind(seconds=session.seconds, **fields))
 
-    def body() -> tuple[ev.Metrics, list[list[Any]]]:
-        path = None if resume is None else newest_checkpoint(the.stage, resume, composed)
-        if path is not None:
-            session.load(store.read(path))
-        set_up(the.stage, fire, session, path, signals)
+    def body() -> tuple[Resumed | None, ev.Metrics, list[list[Any]]]:
+        resumed = None if resume is None else go_on(the.stage, resume, session, task.model)
+        set_up(the.stage, fire, session, resumed, signals)
         metrics, kept = ev.Metrics(), []
         if loaders.wanted:
             with eval_mode(task.model):
@@ -378,16 +389,17 @@ def _pass(
                     metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act)
                     fire(the.end, metrics=metrics)
         signals.act()
-        return metrics, kept
+        return resumed, metrics, kept
 
     with session, signals:
-        metrics, kept = guarded(the.stage, fire, body)
+        resumed, metrics, kept = guarded(the.stage, fire, session, signals, body)
         measured = dict(metrics)
     return Run(
         metrics={**measured, **session.logged},
         stopped=session.stopped,
         state=session.state,
         seconds=session.seconds,
+        resumed=resumed,
         recording=session.recording,
         predictions=flat(kept) if keep else None,
     )

@@ -32,6 +32,15 @@ DTYPES = {
 }
 """What safetensors calls the dtypes that it knows. Tensors of other dtypes are packed as bytes."""
 
+DEEPEST = 100
+"""How many levels a tree may have: far more than any state, and far fewer than Python's stack."""
+
+_OTHER_DTYPES = {
+    name: kind
+    for name, kind in vars(torch).items()
+    if isinstance(kind, torch.dtype) and kind not in DTYPES and not name.startswith("q")  # as in quantized
+}
+
 
 @attrs.frozen
 class Packed:
@@ -57,6 +66,7 @@ def pack(tree: Any) -> Packed:
 
     Raises:
       TypeError: if the tree holds anything else, naming where.
+      ValueError: if it has more than `DEEPEST` levels.
 
     Example:
       >>> weight = torch.ones(2)
@@ -72,10 +82,22 @@ def pack(tree: Any) -> Packed:
 
 
 def unpack(tree: str, layouts: str = "{}", tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
-    """Puts a tree together again. Without tensors, references stay dicts with the one key `$tensor`."""
-    known = msgspec.json.decode(layouts)
-    restored = {name: _restored(body, **known.get(name, {})) for name, body in (tensors or {}).items()}
+    """Puts a tree together again. Without tensors, references stay dicts with the one key `$tensor`.
+
+    Raises:
+      ValueError, LookupError, TypeError, RuntimeError: if this is not what `pack` makes.
+    """
+    known = msgspec.json.decode(layouts, type=dict[str, _Layout])
+    restored = {name: _restored(body, known.get(name, _Layout())) for name, body in (tensors or {}).items()}
     return _unpacked(msgspec.json.decode(tree), None if tensors is None else restored)
+
+
+class _Layout(msgspec.Struct, forbid_unknown_fields=True):
+    """What a body does not tell of a tensor."""
+
+    dtype: str | None = None
+    shape: list[int] | None = None
+    order: list[int] | None = None
 
 
 @attrs.frozen
@@ -87,7 +109,7 @@ class _Found:
     names: dict[tuple[Any, ...], str] = attrs.field(factory=dict)
 
 
-def _packed(value: Any, path: str, found: _Found) -> Any:
+def _packed(value: Any, path: str, found: _Found, levels: int = DEEPEST) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
@@ -97,14 +119,19 @@ def _packed(value: Any, path: str, found: _Found) -> Any:
     if isinstance(value, torch.Tensor):
         return {"$tensor": _named(value.detach(), path or "tensor", found)}
     within = f"{path}." if path else ""
+    if not levels and isinstance(value, list | tuple | Mapping):
+        raise ValueError(
+            f"store.write: a tree must have at most {DEEPEST} levels, got more at {path[:80]!r}. Make it flatter; it "
+            "may hold itself."
+        )
     if isinstance(value, list | tuple):
-        items = [_packed(item, f"{within}{i}", found) for i, item in enumerate(value)]
+        items = [_packed(item, f"{within}{i}", found, levels - 1) for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"$tuple": items}
     if isinstance(value, Mapping):
         for key in value:
             if type(key) not in (str, int):
                 raise TypeError(f"store.write: keys must be strings or integers, got {key!r} at {path!r}.")
-        pairs = [(key, _packed(item, f"{within}{key}", found)) for key, item in value.items()]
+        pairs = [(key, _packed(item, f"{within}{key}", found, levels - 1)) for key, item in value.items()]
         tagged = any(type(key) is int or key.startswith("$") for key in value)
         return {"$dict": pairs} if tagged else dict(pairs)
     raise TypeError(
@@ -146,27 +173,36 @@ def _layout(tensor: torch.Tensor) -> dict[str, Any]:
     return layout
 
 
-def _restored(
-    body: torch.Tensor, dtype: str | None = None, shape: list[int] | None = None, order: list[int] | None = None
-) -> torch.Tensor:
-    tensor = body if dtype is None else body.view(getattr(torch, dtype)).reshape(shape or [])
-    return tensor if order is None else torch.empty_permuted(tensor.shape, order, dtype=tensor.dtype).copy_(tensor)
+def _restored(body: torch.Tensor, layout: _Layout) -> torch.Tensor:
+    tensor = body
+    if layout.dtype is not None:
+        tensor = body.view(_OTHER_DTYPES[layout.dtype])
+        if layout.shape is None or min(layout.shape, default=0) < 0:
+            raise ValueError(f"a tensor of {layout.dtype} must have a shape, got {layout.shape}")
+        tensor = tensor.reshape(layout.shape)
+    if layout.order is None:
+        return tensor
+    return torch.empty_permuted(tensor.shape, layout.order, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
-def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor] | None) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(item, tensors) for item in value]
-    if not isinstance(value, dict):
+def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor] | None, levels: int = DEEPEST) -> Any:
+    if isinstance(value, dict):
+        if "$float" in value:
+            return float(value["$float"])
+        if "$tensor" in value:
+            return value if tensors is None else tensors[value["$tensor"]]
+    elif not isinstance(value, list):
         return value
-    if "$float" in value:
-        return float(value["$float"])
+    if not levels:
+        raise ValueError(f"a tree must have at most {DEEPEST} levels")
+    levels -= 1
+    if isinstance(value, list):
+        return [_unpacked(item, tensors, levels) for item in value]
     if "$tuple" in value:
-        return tuple(_unpacked(item, tensors) for item in value["$tuple"])
+        return tuple([_unpacked(item, tensors, levels) for item in value["$tuple"]])
     if "$dict" in value:
-        return {key: _unpacked(item, tensors) for key, item in value["$dict"]}
-    if "$tensor" in value:
-        return value if tensors is None else tensors[value["$tensor"]]
-    return {key: _unpacked(item, tensors) for key, item in value.items()}
+        return {key: _unpacked(item, tensors, levels) for key, item in value["$dict"]}
+    return {key: _unpacked(item, tensors, levels) for key, item in value.items()}
 
 
 def _json(data: Any) -> str:

@@ -62,6 +62,8 @@ class Scratch:
       loss: 0-d, detached, not divided by the accumulated batches; this and what follows is of the turn under way.
       from_loss: 0-d each, what the loss returned beside the loss.
       grads: by parameter name.
+      window: the window's gradients with this batch's, by parameter name; empty without accumulation.
+      counted: 0-d, the batches of the window that were not skipped, with this one.
       buffers: as they were before the forward pass.
       skip: 0-d bool, whether this turn is left out; None when no hook can ask for it.
       stop: 0-d bool, whether the update is left out; None likewise.
@@ -77,6 +79,8 @@ class Scratch:
     loss: Tensor | None = None
     from_loss: dict[str, Tensor] = attrs.field(factory=dict)
     grads: dict[str, Tensor] = attrs.field(factory=dict)
+    window: dict[str, Tensor] = attrs.field(factory=dict)
+    counted: Tensor | None = None
     buffers: dict[str, Tensor] = attrs.field(factory=dict)
     skip: Tensor | None = None
     stop: Tensor | None = None
@@ -165,22 +169,16 @@ def _unscale(turn: dict[str, Tensor], scratch: Scratch, part: Part) -> None:
 
 
 def _accumulate(window: dict[str, Tensor], turn: dict[str, Tensor], scratch: Scratch, update: bool) -> None:
-    """Adds this batch's gradients to the window's; at its end, hands them out and starts the next window empty."""
+    """Adds this batch's gradients to the window's; at its end, hands them out."""
     skip = scratch.skip
     mine = scratch.grads
     if skip is not None:
         mine = {name: torch.where(skip, torch.zeros_like(grad), grad) for name, grad in mine.items()}
-    total = {name: window[name] + grad for name, grad in mine.items()}
-    counted = turn["counted"] + (1 if skip is None else (~skip).to(turn["counted"].dtype))
+    scratch.window = {name: window[name] + grad for name, grad in mine.items()}
+    scratch.counted = turn["counted"] + (1 if skip is None else (~skip).to(turn["counted"].dtype))
     if update:
-        scratch.grads = total
-        scratch.stop = None if skip is None else counted == 0
-    for name in total:
-        if update:
-            window[name].zero_()
-        else:
-            window[name].copy_(total[name])
-    turn["counted"].copy_(torch.zeros_like(counted) if update else counted)
+        scratch.grads = scratch.window
+        scratch.stop = None if skip is None else scratch.counted == 0
 
 
 def move(scratch: Scratch, tensors: list[Tensor], update: Callable[[], None]) -> None:
@@ -198,6 +196,11 @@ def after_update(
 ) -> None:
     """Ends a turn: the hooks after the update, the means, and what it skipped is put back."""
     turn, skip = held["carry"]["turns"][part.index], scratch.skip
+    for name, total in scratch.window.items():
+        held["carry"]["grads"][name].copy_(torch.zeros_like(total) if part.update else total)
+    if scratch.counted is not None:
+        turn["counted"].copy_(torch.zeros_like(scratch.counted) if part.update else scratch.counted)
+        scratch.window, scratch.counted = {}, None
     if part.update:
         params, before = detached(held["params"], part.params), scratch.states
         live = {"params": params, "grads": scratch.grads, "batch": batch}

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -32,7 +32,11 @@ class Position:
       phase: the moment of the epoch that is reached, mostly the event under way by its class name; "" between epochs.
       cut: whether the epoch under way has ended for the callbacks though batches are left, as the run was stopped.
       asked: class names of effects that are still to be carried out.
-      loader: the state of the training loader, if it keeps one, before the batch that comes next.
+      loader: the state of the training loader, if it keeps one, before the last batch that was trained on.
+      loader_next: the same, before the batch that comes after it.
+      made: of the batch under way, once it has been trained on: whether it began a window, whether it ended one, and
+        the indices of the turns that took part; empty if it was left out.
+      told: how many of the events inside the step have been heard of that batch.
     """
 
     epoch: int = 0
@@ -51,6 +55,9 @@ class Position:
     cut: bool = False
     asked: list[str] = attrs.field(factory=list)
     loader: Any = None
+    loader_next: Any = None
+    made: tuple[Any, ...] = ()
+    told: int = 0
 
     @property
     def epochs(self) -> int:
@@ -74,49 +81,69 @@ class Position:
         for name, value in saved.items():
             setattr(self, name, value)
         self.latest, self.validated = Metrics(saved["latest"]), Metrics(saved["validated"])
-        self.asked = list(saved["asked"])
+        self.asked, self.made = list(saved["asked"]), tuple(saved["made"])
         self.cut = False  # the run goes on in the middle of that epoch
 
 
 class RandomState:
-    """The random state of torch, Python and numpy, now and as it was when the epoch's batches began."""
+    """The random state of torch, Python and numpy, now and as it was when the epoch's batches began.
 
-    def __init__(self) -> None:
+    Args:
+      generators: others that belong to the run, such as those of its loaders.
+
+    Attributes:
+      at_epoch: as it was then.
+      held: as it was when what is under way began, which a run that goes on does anew; None if nothing like that is.
+    """
+
+    def __init__(self, generators: Iterable[torch.Generator] = ()) -> None:
+        self._generators = list(generators)
         self.at_epoch = self.now()
+        self.held: dict[str, Any] | None = None
 
-    @staticmethod
-    def now() -> dict[str, Any]:
+    def now(self) -> dict[str, Any]:
         """The state of every generator that is in use."""
-        numpy = sys.modules.get("numpy")
-        return {
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-            "python": random.getstate(),
-            "numpy": numpy and _numpy_state(numpy),
-        }
+        return {**random_state(), "own": [each.get_state() for each in self._generators]}
 
-    @staticmethod
-    def put_back(state: Mapping[str, Any]) -> None:
+    def put_back(self, state: Mapping[str, Any]) -> None:
         """Sets every generator to what `now` gave."""
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
-        version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal), gauss))
-        if state["numpy"] is not None:
-            import numpy
-
-            kind, key, *rest = state["numpy"]
-            numpy.random.set_state((kind, key.numpy(), *rest))
+        set_random_state(state)
+        for generator, was in zip(self._generators, state["own"], strict=False):
+            generator.set_state(was)
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments."""
-        return {"now": self.now(), "at_epoch": self.at_epoch}
+        return {"now": self.held or self.now(), "at_epoch": self.at_epoch}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; to be done last, as loading other things may draw."""
         self.at_epoch = saved["at_epoch"]
         self.put_back(saved["now"])
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the generators that belong to the process."""
+    numpy = sys.modules.get("numpy")
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+        "numpy": numpy and _numpy_state(numpy),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Sets those generators to what `random_state` gave."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if state["numpy"] is not None:
+        import numpy
+
+        kind, key, *rest = state["numpy"]
+        numpy.random.set_state((kind, key.numpy(), *rest))
 
 
 def _numpy_state(numpy: Any) -> tuple[Any, ...]:

@@ -171,7 +171,11 @@ class Recorder:
         self._written += len(self._buffer)
         self._buffer.clear()
         if durable:
-            os.fsync(self._file.fileno())
+            self.sync()
+
+    def sync(self) -> None:
+        """Waits until what was written is on the disk; may be called from another thread."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flushes and closes the file. Closing again is no error."""

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from fncb.effects import Stop
+from fncb.resume import Resumed
 
 
 @attrs.frozen(kw_only=True)
@@ -23,7 +24,7 @@ class Run:
       seconds: from the beginning, summed over resumes.
       compiled: how the step ran at last: "one graph", "two regions" or "eager".
       recompilations: graphs compiled beyond the first of each kind, for example for a smaller last batch.
-      resumed: the checkpoint that the run went on from, or None.
+      resumed: what the run went on from, as a `Resumed`, or None.
       recording: the file that holds its events, or None.
       predictions: what `predict` returned for each batch, in lists by loader where there are several; None otherwise.
     """
@@ -37,6 +38,6 @@ class Run:
     seconds: float = 0.0
     compiled: str = "eager"
     recompilations: int = 0
-    resumed: Path | None = None
+    resumed: Resumed | None = None
     recording: Path | None = None
     predictions: list[Any] | None = attrs.field(default=None, repr=False)

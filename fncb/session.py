@@ -4,21 +4,26 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import attrs
 from toolz import isdistinct, merge
+from torch import nn
 
 from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose
 from fncb.effects import Attach, Delete, Effect, Log, Save, Stop
-from fncb.interpret import Handler, Screen, handlers, write_checkpoint
+from fncb.interpret import Handler, Screen, handlers
 from fncb.recording import Recorder
+from fncb.resume import differences, noted
+from fncb.saving import Saver
 from fncb.sinks.sink import Sink
 from fncb.snapshot import load_state_dict, state_dict
+from fncb.weights import must_fit, not_finite
 
 log = logging.getLogger("fncb")
 
@@ -30,12 +35,32 @@ _PER_BATCH = frozenset(
 """Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
 
 
-_NO_TIME_TO_SAVE = frozenset(ev.IN_STEP) - {ev.TrainBatchEnd}
-"""Events in the middle of a batch: what it changes has begun to change, and the position in the run has not."""
+_NO_TIME_TO_SAVE = frozenset(ev.IN_STEP) - {ev.TrainBatchStart, ev.TrainBatchEnd}
+"""Events of a batch that is done and not over: they come with the counters from before it."""
+
+_OF_THE_END = (ev.Saved, ev.SaveCheckpoint, ev.ExceptionRaised, ev.KeyboardInterrupted)
+"""Events that a moment which is held takes part in: they are of the checkpoint, not of what comes after it."""
+
+_OWN = frozenset(
+    ("epoch", "step", "attempt", "heard", "seconds", "event", "metrics", "recorded", "logged", "saving", "attached")
+) | {"callbacks", "configs"}
+"""Names in a snapshot that are no object's."""
 
 
 _TO_SINKS = frozenset((ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd))
 """Events whose metrics go to the sinks."""
+
+
+@attrs.frozen
+class _Moment:
+    """What a session knows at a moment; `then` are the events since that belong to it."""
+
+    state: Mapping[str, Any]
+    logged: Mapping[str, float]
+    lines: int
+    last: ev.Event
+    heard: int
+    then: tuple[ev.Event, ...] = ()
 
 
 class Session:
@@ -58,6 +83,8 @@ class Session:
       stopped: the first `Stop` that was asked for, or None.
       logged: the last value of each metric that `Log` gave.
       attached: what callbacks had attached to the checkpoint that was loaded, by their keys.
+      attempt: how often the run has gone on from a checkpoint.
+      heard: how many events the loop has sent, those before a resume included.
 
     Raises:
       ValueError: if a callback may ask for an effect that nobody here can carry out, or has step hooks that nobody
@@ -89,6 +116,7 @@ class Session:
         self.stopped: Stop | None = None
         self.logged: dict[str, float] = {}
         self.attached: Mapping[str, Any] = {}
+        self.attempt = self.heard = 0
         self.objects = dict(objects or {})
         self.recording: Path | None = None
         self._record, self._recorder = record, None
@@ -97,6 +125,10 @@ class Session:
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
         self._handlers = merge(own, handlers(self._screen), carries_out or {})
         self._saving: list[dict[str, str]] = []
+        self._saver = Saver()
+        self._claims: dict[Path, Any] = {}
+        self._in_flight: dict[str, str] | None = None
+        self._held: _Moment | None = None
         self._attached: dict[str, Any] = {}
         self._aside = False
         self._began, self._before = time.perf_counter(), 0.0
@@ -127,14 +159,19 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Writes what is buffered, closes sinks and recording, and leaves the terminal as it was."""
-        for close in (
-            self._screen.close,
-            *(sink.close for sink in self._sinks),
-            self._recorder and self._recorder.close,
-        ):
-            if close:
-                close()
+        """Writes what is buffered, closes sinks and recording, and leaves the terminal as it was.
+
+        Waits for the checkpoint that is being written, and raises what went wrong with it.
+        """
+        with ExitStack() as closing:  # all of them, whatever one raises; the last one first
+            closing.callback(self._release_folders)
+            if self._recorder:
+                closing.callback(self._recorder.close)
+            for sink in self._sinks:
+                closing.callback(sink.close)
+            closing.callback(self._saver.close)
+            closing.callback(self.settle)
+            closing.callback(self._screen.close)
 
     @property
     def seconds(self) -> float:
@@ -158,15 +195,21 @@ class Session:
         """
         if self._busy:
             raise RuntimeError("Session: a hook must not send events, got one from inside a hook. Return an effect.")
+        if self._in_flight is not None:
+            self.settle(wait=False)
         self._busy = True
         try:
             effects = self._hear(event)
+            self.heard += 1
             if effects:
-                answers = deque(self._carry_out(effects, self._last))
-                while answers:
-                    answers.extend(self._carry_out(self._hear(answers.popleft()), self._last))
+                self._answer(self._carry_out(effects, self._last))
         finally:
             self._busy = False
+
+    def _answer(self, events: Iterable[ev.Event]) -> None:
+        answers = deque(events)
+        while answers:
+            answers.extend(self._carry_out(self._hear(answers.popleft()), self._last))
 
     def _hear(self, event: Any) -> tuple[Effect, ...]:
         kind = type(event)
@@ -176,6 +219,8 @@ class Session:
             event = attrs.evolve(event, metrics=event.metrics.with_values(self.logged))
         self.state, effects = self.callbacks.transition(self.state, event)
         self._last = event
+        if self._held is not None and kind in _OF_THE_END:
+            self._held = attrs.evolve(self._held, then=(*self._held.then, event))
         if self._record is not None and (kind not in _PER_BATCH or self.callbacks.hears(kind)):
             self._recorder = self._recorder or self._open_recorder(self._record)
             self._recorder.event(event)
@@ -187,13 +232,13 @@ class Session:
 
     def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:
         answers: list[ev.Event] = []
-        names = [effect.path for effect in effects if type(effect) is Save]
+        saves = [effect for effect in effects if type(effect) is Save]
+        names = [effect.path for effect in saves]
         if not isdistinct(names):
             raise ValueError(
                 f"Save: the files of one event must have names of their own, got {names}. Give one of the callbacks "
                 "another `filename=` or `dirpath`."
             )
-        self._saving = [{"path": str(store.free_name(name)), "requested": name} for name in names]
         if names and type(event) in _NO_TIME_TO_SAVE:
             raise ValueError(
                 f"Save: a checkpoint must be of a moment between batches, got {type(event).__name__}, when one is "
@@ -209,10 +254,87 @@ class Session:
             answer = handler(effect, event)
             if answer is not None:
                 answers.append(answer)
-        for saving in self._saving:  # last, so that a checkpoint holds what the other effects changed
-            answers += self._prepare_checkpoint(saving["path"], event)
-            answers.append(write_checkpoint(**saving, tree=self.snapshot(event), event=event))
+        if saves:  # last, so that a checkpoint holds what the other effects changed
+            answers += self._save(saves, event)
         return answers
+
+    def _save(self, saves: list[Save], event: ev.Event) -> list[ev.Event]:
+        answers: list[ev.Event] = []
+        counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
+        wrong = [name for thing in self.objects.values() if isinstance(thing, nn.Module) for name in not_finite(thing)]
+        if wrong:
+            log.warning(
+                "fncb: no checkpoint at epoch %d, step %d: parameters must be finite to be saved, got others in %s",
+                *(event.epoch, event.step, wrong),
+            )
+            return answers
+        named = [{"path": str(store.free_name(save.path)), "requested": save.path} for save in saves]
+        for save, saving in zip(saves, named, strict=True):
+            self.settle()  # one at a time
+            self.claim(save.within or Path(save.path).parent)
+            self._saving = named
+            answers += self._prepare_checkpoint(saving["path"], event)
+            tree, path = self.snapshot(event), Path(saving["path"])
+            if save.background:
+                before = self._recorder.sync if self._recorder else None
+                self._saver.save_async(path, tree, before=before, within=save.within)
+                self._in_flight = saving
+            else:
+                if self._recorder:
+                    self._recorder.sync()  # what the checkpoint goes on after must outlive it
+                size = store.write(path, tree, within=save.within)
+                answers.append(ev.Saved(**counters, **saving, bytes=size))
+        self._saving = []
+        return answers
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is being written in the background."""
+        return self._in_flight is not None
+
+    def settle(self, wait: bool = True) -> None:
+        """Answers the save in the background, if there is one, with `Saved` as soon as it is on disk.
+
+        Args:
+          wait: whether to wait until it is.
+
+        Raises:
+          OSError: what went wrong with it.
+        """
+        if self._in_flight is None:
+            return
+        saving, self._in_flight = self._in_flight, None
+        written = self._saver.finished(wait=wait)
+        if written is None:
+            self._in_flight = saving
+            return
+        last, busy, self._busy = self._last, self._busy, True
+        try:
+            counters = {"epoch": last.epoch, "step": last.step, "seconds": self.seconds}
+            self._answer([ev.Saved(**counters, **saving, bytes=written.size)])
+        finally:
+            self._busy = busy
+
+    def claim_folders(self) -> None:
+        """Takes the folders that callbacks write to, before anything is trained for them."""
+        for part in self.callbacks.parts or ():
+            if "dirpath" in part.config:
+                self.claim(part.config["dirpath"])
+
+    def claim(self, directory: str | Path) -> None:
+        """Takes a folder for this run."""
+
+    def _release_folders(self) -> None:
+        pass
+
+    def hold(self) -> None:
+        """What is saved from now on is of this moment, until `release`; for what cannot be gone on with half done."""
+        lines = self._recorder.lines if self._recorder else 0
+        self._held = _Moment(self.state, dict(self.logged), lines, self._last, self.heard)
+
+    def release(self) -> None:
+        """What is saved is of the moment that it is asked for again."""
+        self._held = None
 
     def _prepare_checkpoint(self, path: str, event: ev.Event) -> list[ev.Event]:
         self._attached = {}
@@ -223,10 +345,7 @@ class Session:
         again = [effect for effect in effects if type(effect) is Save]
         if again:
             raise ValueError(f"on_save_checkpoint must not save, got {again[0]!r}.")
-        saving = self._saving
-        answers = self._carry_out(effects, self._last)
-        self._saving = saving
-        return answers
+        return self._carry_out(effects, self._last)
 
     def _attach(self, effect: Attach, event: ev.Event) -> None:
         if type(event) is not ev.SaveCheckpoint:
@@ -264,43 +383,53 @@ class Session:
 
     def snapshot(self, last: ev.Event | None = None) -> dict[str, Any]:
         """Everything that a checkpoint holds, as nested plain data and tensors; `last` is the event that it is of."""
-        last, recorder = last or self._last, self._recorder
+        recorder = self._recorder
         if recorder is not None:
-            recorder.flush(durable=True)  # what the checkpoint goes on after must outlive it
+            recorder.flush()
+        lines = 0 if recorder is None else recorder.lines
+        of = self._held or _Moment(self.state, self.logged, lines, last or self._last, self.heard)
+        state = reduce(lambda state, event: self.callbacks.transition(state, event)[0], of.then, of.state)
         return {
-            "epoch": last.epoch,
-            "step": last.step,
-            "seconds": last.seconds,
-            "event": type(last).__name__,
-            "metrics": dict(getattr(last, "metrics", {})),
-            "recorded": None if recorder is None else {"name": recorder.path.name, "lines": recorder.lines},
-            "logged": dict(self.logged),
+            "epoch": of.last.epoch,
+            "step": of.last.step,
+            "attempt": self.attempt,
+            "heard": of.heard,
+            "seconds": of.last.seconds,
+            "event": type(of.last).__name__,
+            "metrics": dict(getattr(of.last, "metrics", {})),
+            "recorded": None if recorder is None else {"name": recorder.path.name, "lines": of.lines},
+            "logged": dict(of.logged),
             "saving": list(self._saving),
             "attached": dict(self._attached),
-            "callbacks": state_dict(self.state),
             **{name: thing.state_dict() for name, thing in self.objects.items()},
+            "callbacks": state_dict(state),
+            "configs": {part.key: noted(part.config) for part in self.callbacks.parts or ()},
         }
 
-    def load(self, snapshot: Mapping[str, Any]) -> None:
+    def load(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
         """Takes back what `snapshot` gave: callbacks' states by key, then the objects in the order given.
 
-        A callback that the snapshot does not know starts anew, one that is no longer there is left out; both are
-        logged. The files that the snapshot was about to become are acknowledged by `Saved` if they exist. What that
-        acknowledgement would delete stays: by now the name may belong to another run's file.
+        A callback that the snapshot does not know starts anew, one that is no longer there is left out. The files that
+        the snapshot was about to become are acknowledged by `Saved` if they exist. What that acknowledgement would
+        delete stays: by now the name may belong to another run's file.
+
+        Returns:
+          What is as it was saved and what is not, under the names of `Resumed`.
+
+        Raises:
+          ValueError: if a model or a callback's state does not fit, naming all that does not; nothing was changed then.
         """
-        known = {part.key for part in self.callbacks.parts or ()}
         saved = snapshot["callbacks"]
-        if known ^ saved.keys():
-            log.warning(
-                "fncb: the callbacks changed: %s start anew, %s are left out",
-                sorted(known - saved.keys()),
-                sorted(saved.keys() - known),
-            )
-        self.state = load_state_dict(self.callbacks, saved, strict=False)
+        state = load_state_dict(self.callbacks, saved, strict=False)
+        there = [name for name in self.objects if name in snapshot]
+        for name in there:
+            if isinstance(model := self.objects[name], nn.Module):
+                must_fit("resume", model, snapshot[name])
+        self.state = state
         self.logged, self.attached = dict(snapshot["logged"]), snapshot["attached"]
-        for name, thing in self.objects.items():
-            if name in snapshot:
-                thing.load_state_dict(snapshot[name])
+        self.attempt, self.heard = snapshot["attempt"] + 1, snapshot["heard"]
+        for name in there:
+            self.objects[name].load_state_dict(snapshot[name])
         self._before, self._began = snapshot["seconds"], time.perf_counter()
         if self._record is not None and snapshot["recorded"] is not None:
             self._go_on_recording(Path(self._record), **snapshot["recorded"])
@@ -310,6 +439,14 @@ class Session:
                 size = Path(saving["path"]).stat().st_size
                 effects = self._hear(ev.Saved(**counters, **saving, bytes=size))
                 self._carry_out(tuple(effect for effect in effects if type(effect) is not Delete), self._last)
+        others = (self.objects.keys() ^ snapshot.keys()) - _OWN
+        return {
+            "epoch": snapshot["epoch"],
+            "step": snapshot["step"],
+            "restored": (*there, "callbacks"),
+            "left_out": tuple(sorted(others)),
+            **differences(self.callbacks, saved, snapshot["configs"]),
+        }
 
     def _go_on_recording(self, path: Path, name: str, lines: int) -> None:
         """Goes on in the file that the saved run wrote, if that is what `record=` means; else a new one is begun."""

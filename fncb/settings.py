@@ -6,13 +6,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
 
-from fncb import store
 from fncb.callback import Callback, compose
 from fncb.callbacks import clip_grad_norm, timer
 from fncb.durations import seconds_of
@@ -209,25 +207,3 @@ def device_for(device: str | torch.device | None) -> torch.device:
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         device = found or "cpu"
     return torch.empty(0, device=device).device
-
-
-def newest_checkpoint(who: str, resume: str | Path, callbacks: Callback[Any]) -> Path | None:
-    """The checkpoint that `resume` means; None for "last" when there is none yet."""
-    if resume != "last" and not Path(resume).is_dir():
-        return Path(resume)
-    directories = [Path(resume)]
-    if resume == "last":
-        directories = [Path(part.config["dirpath"]) for part in callbacks.parts or () if "dirpath" in part.config]
-        if not directories:
-            raise ValueError(f'{who}: resume="last" needs a checkpoint(...) callback, got none. Pass a path.')
-    found = [store.latest(directory) for directory in directories]
-    for rejected in (rejected for each in found for rejected in each.rejected):
-        log.warning("fncb: %s is passed over: %s", rejected.path, rejected.reason)
-    paths = [each.path for each in found if each.path is not None]
-    if not paths and resume != "last":
-        raise ValueError(
-            f"{who}: resume must be a checkpoint or a directory with one, got {str(resume)!r} without any."
-        )
-    if not paths:
-        log.warning("fncb: no checkpoint yet in %s; starting from the beginning", ", ".join(map(str, directories)))
-    return max(paths, key=lambda path: store.read_header(path)["step"], default=None)

@@ -16,9 +16,13 @@ class Signals:
     What has not been acted on when the block ends is acted on then.
 
     The second Ctrl-C is not held up: it raises `KeyboardInterrupt` where it comes, as without this.
+
+    Attributes:
+      acted_on: the signal's name once it has been, such as `SIGTERM`; None before.
     """
 
     def __init__(self) -> None:
+        self.acted_on: str | None = None
         self._came: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -50,6 +54,7 @@ class Signals:
         if self._came is None:
             return
         came, self._came = self._came, None
+        self.acted_on = signal.Signals(came).name
         if came == signal.SIGINT:
             raise KeyboardInterrupt
         raise Terminated(128 + came)

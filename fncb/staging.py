@@ -1,40 +1,84 @@
 """What every stage begins and ends with: its set-up, its tear-down, and what goes wrong between them."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
+
 from fncb import events as ev
+from fncb import store
 from fncb.callback import note
 from fncb.evaluation import Fire
+from fncb.resume import Resumed, find
 from fncb.session import Session
 from fncb.signals import Signals
+from fncb.weights import must_fit, take_what_fits, weights_in
+
+log = logging.getLogger("fncb")
 
 T = TypeVar("T")
 
 
-def set_up(stage: str, fire: Fire, session: Session, path: Path | None, signals: Signals, **setup: Any) -> None:
+def set_up(stage: str, fire: Fire, session: Session, resumed: Resumed | None, signals: Signals, **setup: Any) -> None:
     """The events of a stage before its own."""
     fire(ev.InitStart, stage=stage)
     fire(ev.InitEnd, stage=stage)
     fire(ev.Setup, stage=stage, **setup)
     fire(ev.ConfigureShardedModel, stage=stage)
-    if path is not None:
-        fire(ev.LoadCheckpoint, path=str(path), attached=session.attached)
+    if resumed is not None:
+        fire(ev.LoadCheckpoint, path=str(resumed.path), attached=session.attached)
     signals.act()
 
 
-def guarded(stage: str, fire: Fire, body: Callable[[], T]) -> T:
+def check_resume(resume: str | Path | None, weights_only: bool, strict: bool) -> None:
+    """Raises unless the arguments of `fit` that say how to resume make sense together."""
+    if weights_only and resume is None:
+        raise ValueError("fit: weights_only needs a checkpoint to take them from, got resume=None. Pass resume=path.")
+    if not strict and not weights_only:
+        raise ValueError(
+            "fit: strict=False needs weights_only=True, as optimizers and schedules are of the parameters that were "
+            "saved, got weights_only=False. Pass both to tune the weights that fit."
+        )
+
+
+def go_on(
+    who: str, resume: str | Path, session: Session, model: nn.Module, weights_only: bool = False, strict: bool = True
+) -> Resumed | None:
+    """Loads the checkpoint that `resume` means, and says in one log line what that came to; None if there is none."""
+    found = find(who, resume, session.callbacks)
+    if found.path is None:
+        return None
+    snapshot = store.read(found.path)
+    if not weights_only:
+        told = session.load(snapshot)
+        if who != "fit":
+            told["left_out"] = ()  # it wants no more
+    else:
+        weights = weights_in(snapshot, found.path)
+        if strict:
+            must_fit(who, model, weights)
+        told = {"restored": ("model",), "left_out": take_what_fits(model, weights)}
+    resumed = Resumed(path=found.path, rejected=found.rejected, **told)
+    differs = resumed.left_out or resumed.added or resumed.removed or resumed.rejected
+    log.log(logging.WARNING if differs else logging.INFO, "fncb: %s", resumed)
+    return resumed
+
+
+def guarded(stage: str, fire: Fire, session: Session, signals: Signals, body: Callable[[], T]) -> T:
     """Runs a stage: exceptions become events first and then go on, and `teardown` always fires."""
     torn_down = False
     try:
         result = body()
+        session.settle()
         torn_down = True
         fire(ev.Teardown, stage=stage)
         return result
     except BaseException as error:
+        said = {"error": type(error).__name__, "message": str(error)}
         told: list[tuple[type[ev.Event], dict[str, Any]]] = [
-            (ev.ExceptionRaised, {"exception": error, "error": type(error).__name__, "message": str(error)})
+            (ev.ExceptionRaised, {"exception": error, **said, "signal": signals.acted_on})
         ]
         if isinstance(error, KeyboardInterrupt):
             told.insert(0, (ev.KeyboardInterrupted, {}))
@@ -43,6 +87,7 @@ def guarded(stage: str, fire: Fire, body: Callable[[], T]) -> T:
         for kind, fields in told:
             try:
                 fire(kind, **fields)
+                session.settle()
             except Exception as another:
                 note(error, f"While that was handled, {ev.hook_name(kind)} raised {another!r}.")
         raise

@@ -15,7 +15,7 @@ from fncb.batch import signature
 from fncb.callback import StepHooks
 from fncb.measures import Measured, Measures
 from fncb.phases import Part, Scratch
-from fncb.position import RandomState
+from fncb.position import random_state, set_random_state
 from fncb.regions import Found, Regions, regions
 from fncb.task import Turn
 from fncb.tree import copy_into, leaves, map_leaves
@@ -48,6 +48,7 @@ class Step:
     Attributes:
       level: "one graph", "two regions" (the optimizer outside the graph) or "eager".
       compilations: graphs compiled so far.
+      torn: whether a batch failed when its update had begun; what is held is then half moved, and not to be saved.
       averaged: for each turn the metrics that have a mean over the epoch: the loss and what it returned beside.
       states: the step hooks' states, key to tree of tensors.
       params: the trainable parameters by name.
@@ -89,6 +90,7 @@ class Step:
         self.averaged: list[tuple[str, ...]] = [("loss" if t.name is None else f"loss/{t.name}",) for t in self.turns]
         self.states: dict[str, Any] = {}
         self.compilations = 0
+        self.torn = False
         self._window: int | None = None  # batches that share an update
         self._hears_zero_grad = hooks is not None and hooks.on_before_zero_grad is not None
         self._kinds: set[Any] = set()
@@ -175,6 +177,11 @@ class Step:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of a step beside model and optimizers."""
+        if self.torn:
+            raise ValueError(
+                "step: what is saved must be whole, got a batch that failed half way through its update. Resume from "
+                "the checkpoint before it."
+            )
         return {
             "carry": self.carry,
             "states": {key: dict(leaves(state)) for key, state in self.states.items()},
@@ -242,8 +249,9 @@ class Step:
         if graph is not None:
             try:
                 return graph(batch)
-            except Exception as error:
+            except BaseException as error:
                 if not compiling.is_tracing_error(error):
+                    self.torn = True  # nobody knows how far it came
                     raise  # what is caught: a plain value in the model changed, and tracing anew needs its context
         return self._compile(key, batch)
 
@@ -273,17 +281,31 @@ class Step:
         def run(batch: Any) -> tuple[Tensor, Measured]:
             passed: Any = []
             measured: Measured = {}
+            began = [] if region is compiling.nonstrict else self._changed_by_forward()
             for place, (i, before, after) in enumerate(cut):
-                passed, more = before(batch, passed)
+                try:
+                    passed, more = before(batch, passed)
+                except BaseException:
+                    if not self.torn:
+                        for tensor, was in began:
+                            tensor.copy_(was)
+                    raise
+                self.torn = True
                 if measured.keys() & more.keys():
                     raise ValueError(f"loss: each metric must have a name of its own, got {[*more]} twice. Rename one.")
                 measured |= more
                 if update:
                     self._own_update(i, parts.unpack(place, passed))
                 passed = after(passed)
+            self.torn = False
             return passed, measured
 
         return run
+
+    def _changed_by_forward(self) -> list[tuple[Tensor, Tensor]]:
+        """What a turn writes before its gradients are settled, each with a copy."""
+        changed = [*self.buffers.values(), *(each for turn in self.carry["turns"] for each in turn.values())]
+        return [(tensor, tensor.detach().clone()) for tensor in changed]
 
     def _held(self) -> dict[str, Any]:
         return {"params": self.params, "buffers": self.buffers, "carry": self.carry, "states": self.states}
@@ -367,7 +389,7 @@ class Step:
     def _copies(self) -> tuple[Any, ...]:
         states = [copy.deepcopy(optimizer.state_dict()) for optimizer in self.optimizers]
         with torch.no_grad():
-            return map_leaves(torch.clone, self._held()), states, RandomState.now(), list(self.started)
+            return map_leaves(torch.clone, self._held()), states, random_state(), list(self.started)
 
     def _put_back(self, copies: tuple[Any, ...]) -> None:
         held, states, random, self.started = copies
@@ -375,7 +397,7 @@ class Step:
             map_leaves(lambda tensor, was: tensor.copy_(was), self._held(), held)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-        RandomState.put_back(random)
+        set_random_state(random)
 
     def _step_down(self, reason: str, below: str | None = None) -> None:
         if below is None:

@@ -1,41 +1,25 @@
-"""Files that survive: checkpoints written atomically, checked whenever they are read.
+"""Files that survive: checkpoints written atomically, checked whenever they are read."""
 
-A checkpoint is a safetensors file. Its body holds the tensors, its metadata the rest of the tree as JSON.
-`sha256_body` in the metadata covers the body and `sha256` the header, with its own 64 digits taken as zeros: so no bit
-of the file is left out, and a header can be trusted without reading the tensors.
-"""
-
-import ctypes
 import errno
-import hashlib
 import os
-import secrets
-import shutil
-import struct
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import attrs
-import msgspec
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from fncb.packing import DTYPES, Packed, pack, unpack
+from fncb.disk import DISK, Disk, discard, explained, make_directories, temporary_in, write_all
+from fncb.formats import CHUNK, FORGED, LARGE, Header, bytes_of, damaged, header_of, migrated, pieces_of, sha256
+from fncb.formats import DamagedCheckpoint as DamagedCheckpoint
+from fncb.formats import read_header as _read_header
+from fncb.formats import version as version
+from fncb.packing import Packed, pack, unpack
 
-VERSION = 1
 SUFFIX = ".safetensors"
 
-_LONGEST_HEADER = 100_000_000  # bytes: what other readers of safetensors accept
-_MARK = b'"sha256":"'  # is found once: inside JSON strings, quotes are escaped
-_NOT_YET = "0" * 64
-_FORGED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
-
-
-class DamagedCheckpoint(ValueError):
-    """A file that is no whole checkpoint: truncated, altered, or something else altogether."""
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
 @attrs.frozen
@@ -54,69 +38,88 @@ class Latest:
     rejected: tuple[Rejected, ...] = ()
 
 
-def write(path: str | Path, tree: Any, *, overwrite: bool = False) -> int:
+def write(
+    path: str | Path,
+    tree: Any,
+    *,
+    overwrite: bool = False,
+    within: str | Path | None = None,
+    disk: Disk = DISK,
+) -> int:
     """Writes a checkpoint, whole or not at all, and returns its size in bytes.
 
     It is written to a temporary file in the same directory (made if needed), flushed to the disk, given its name in
-    one step, and the directory flushed too. Tensors are copied to the host one at a time. Tensors that are the same
-    view of the same memory are stored once and read back as one tensor; other views are stored as copies.
+    one step, and the directory flushed too. Tensors are copied to the host one at a time; contiguous ones that are
+    there are not copied. Tensors that are the same view of the same memory are stored once and read back as one
+    tensor; other views are stored as copies.
 
     Args:
       path: where; `.safetensors` is what `checkpoints` looks for.
       tree: nested dicts (keys are strings or integers), lists, tuples, strings, numbers, booleans, None and dense
         tensors of any dtype, shape, memory layout and device.
       overwrite: whether a file of that name is replaced. It is whole at every moment, old or new.
+      within: a folder that the path must stay in, symbolic links followed; None for any path.
+      disk: what carries out all that changes the disk.
 
     Raises:
       FileExistsError: if the name is taken, also by somebody else in this very moment, and `overwrite` is False.
       TypeError: if the tree holds anything else, naming where.
-      OSError: from the disk; when it is full, with the bytes that were needed and free.
+      ValueError: if the path leaves `within`; if the tree is deeper or, but for its tensors, larger than can be read.
+      OSError: from the disk, with the path; when it is full, with the bytes that were needed and free. The name is
+        not taken then, unless the directory could not be flushed: a whole file has it, which may not outlast a power
+        cut.
     """
-    return write_packed(Path(path), pack(tree), overwrite=overwrite)
+    return write_packed(Path(path), pack(tree), overwrite=overwrite, within=within, disk=disk)
 
 
-def write_packed(path: Path, packed: Packed, *, overwrite: bool = False) -> int:
+def write_packed(
+    path: Path, packed: Packed, *, overwrite: bool = False, within: str | Path | None = None, disk: Disk = DISK
+) -> int:
     """As `write`, of a tree that was taken apart before, for example when its tensors were copied."""
-    size = len(_header(packed, _NOT_YET)) + sum(tensor.nbytes for tensor in packed.tensors.values())
-    _make_directory(path.parent)
-    temporary = path.parent / f".fncb-{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            _fill(file, packed)
-            file.flush()
-            os.fsync(file.fileno())
-        _commit(temporary, path, overwrite)
-    except FileExistsError:
-        raise FileExistsError(f"store.write: the name must be free, got {path}. Take free_name(path).") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    _refuse_outside("store.write", path, within)
+    begin = len(header_of(packed))
+    size = begin + sum(tensor.nbytes for tensor in packed.tensors.values())
+    with explained("store.write", path, size):
+        make_directories(path.parent, disk)
+        temporary = temporary_in(path.parent)
+        try:
+            handle = disk.create(temporary)
+            try:
+                _fill(handle, packed, begin, disk)
+            finally:
+                disk.close(handle)
+            _commit(temporary, path, overwrite, disk)
+        except BaseException:
+            discard(temporary, disk)
             raise
-        free = shutil.disk_usage(path.parent).free
-        message = f"store.write: the disk must have room for {size} bytes, got {free} free"
-        raise OSError(error.errno, message, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return size
 
 
 def read(path: str | Path) -> Any:
-    """The tree of a checkpoint, verified, its tensors on the CPU.
+    """The tree of a checkpoint, verified, its tensors on the CPU. One of an older format is made new.
 
     Raises:
       DamagedCheckpoint: if a single bit differs from what was written, or the file is something else.
       ValueError: if a newer fncb wrote it in a format unknown to this one.
+      OSError: from the disk, with the path.
     """
     path = Path(path)
-    found = _verified(path)
+    with _opened(path) as (file, header):
+        tensors = {name: entry.empty() for name, entry in header.entries.items()}
+        _read_body(file, path, header, map(bytes_of, tensors.values()), header.end - header.begin)
     try:
-        return unpack(found.tree, found.layouts, load_file(path, backend="pread"))
-    except _FORGED as error:
-        raise _damaged(path, f"must hold a tree, got {type(error).__name__}: {error}") from error
+        tree = unpack(header.found.tree, header.found.layouts, tensors)
+        return migrated(tree, header.found.fncb_format)
+    except FORGED as error:
+        raise damaged(path, f"must hold a tree, got {type(error).__name__}: {error}") from error
 
 
 def verify(path: str | Path) -> None:
     """Reads all of a checkpoint and raises as `read` does if a single bit is not as it was written."""
-    _verified(Path(path))
+    path, buffer = Path(path), memoryview(bytearray(CHUNK))
+    with _opened(path) as (file, header):
+        left = range(header.end - header.begin, 0, -CHUNK)
+        _read_body(file, path, header, (buffer[:size] for size in left))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -129,14 +132,15 @@ def read_header(path: str | Path) -> dict[str, Any]:
     Raises:
       DamagedCheckpoint: if the header is not as it was written.
       ValueError: if the format is a newer one.
+      OSError: from the disk, with the path.
     """
     path = Path(path)
-    with open(path, "rb") as file:
-        found, _ = _read_header(file, path)
+    with explained("store.read", path), open(path, "rb") as file:
+        found = _read_header(file, path).found
     try:
         tree = unpack(found.tree)
-    except _FORGED as error:
-        raise _damaged(path, f"must hold a tree, got {type(error).__name__}: {error}") from error
+    except FORGED as error:
+        raise damaged(path, f"must hold a tree, got {type(error).__name__}: {error}") from error
     top = tree.items() if isinstance(tree, dict) else ()
     plain = {key: value for key, value in top if value is None or isinstance(value, str | int | float)}
     versions = {"version": found.fncb_format, "fncb": found.fncb_version, "torch": found.torch_version}
@@ -175,9 +179,20 @@ def latest(directory: str | Path) -> Latest:
     return Latest(None, tuple(rejected))
 
 
-def delete(path: str | Path) -> None:
-    """Deletes a checkpoint. One that is gone already is no error."""
-    Path(path).unlink(missing_ok=True)
+def delete(path: str | Path, *, within: str | Path | None = None, disk: Disk = DISK) -> None:
+    """Deletes a checkpoint. One that is gone already is no error.
+
+    Raises:
+      ValueError: if the path leaves `within`.
+      OSError: from the disk, with the path.
+    """
+    path = Path(path)
+    _refuse_outside("store.delete", path, within)
+    try:
+        with explained("store.delete", path):
+            disk.remove(path)
+    except FileNotFoundError:
+        pass
 
 
 def _sorted(directory: Path) -> tuple[list[Path], list[Rejected]]:
@@ -193,145 +208,87 @@ def _sorted(directory: Path) -> tuple[list[Path], list[Rejected]]:
     return [path for *_, path in sorted(known, reverse=True)], rejected
 
 
-def _fill(file: BinaryIO, packed: Packed) -> None:
-    file.seek(len(_header(packed, _NOT_YET)))
-    digest = hashlib.sha256()
-    for tensor in _in_order(packed.tensors).values():
-        host = tensor.resolve_conj().resolve_neg().contiguous().cpu()  # waits for the device
-        digest.update(_bytes(host))
-        file.write(_bytes(host))
-    file.seek(0)
-    file.write(_header(packed, digest.hexdigest()))
+def _refuse_outside(who: str, path: Path, within: str | Path | None) -> None:
+    if within is None:
+        return
+    folder = Path(os.path.realpath(within))
+    # what would be changed is a name in the parent; what it leads to, where it exists, has to be inside as well
+    for leads_to in (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent), path.name)):
+        if folder not in leads_to.parents or leads_to.name == "..":
+            raise ValueError(
+                f"{who}: the path must stay inside {folder}, got {path}, which is {leads_to}. Give a name in that "
+                "folder, or take away the link that leads out of it."
+            )
 
 
-def _in_order(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Widest items first, so that each tensor is aligned for those who map the file into memory."""
-    return dict(sorted(tensors.items(), key=lambda named: -named[1].itemsize))
+def _fill(handle: int, packed: Packed, begin: int, disk: Disk) -> None:
+    at = begin
+    size = sum(tensor.nbytes for tensor in packed.tensors.values())
+    with sha256(size) as (digest, hash_next, wait):
+        for piece in pieces_of(packed, wait):
+            hash_next(piece)
+            at = write_all(handle, piece, at, disk)
+        if size >= LARGE:
+            disk.sync(handle)  # what takes longest, while the rest is hashed
+        wait()
+    write_all(handle, header_of(packed, digest.hexdigest()), 0, disk)
+    disk.sync(handle)
 
 
-def _bytes(tensor: torch.Tensor) -> Any:
-    """A contiguous host tensor's memory, without a copy."""
-    return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()) if tensor.nbytes else b""
-
-
-def _header(packed: Packed, body_digest: str) -> bytes:
-    """All before the body: 8 bytes of length, then JSON padded with spaces to a multiple of 8."""
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": "pt",  # what other readers of safetensors look for
-            "fncb_format": str(VERSION),
-            "fncb_version": version(),
-            "torch_version": str(torch.__version__),
-            "sha256": _NOT_YET,
-            "sha256_body": body_digest,
-            "tree": packed.tree,
-            "layouts": packed.layouts,
-        }
-    }
-    end = 0
-    for name, tensor in _in_order(packed.tensors).items():
-        offsets = [end, end := end + tensor.nbytes]
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-    text = msgspec.json.encode(header)
-    text += b" " * (-len(text) % 8)
-    blank = struct.pack("<Q", len(text)) + text
-    digest = hashlib.sha256(blank).hexdigest()
-    return blank.replace(_MARK + _NOT_YET.encode(), _MARK + digest.encode(), 1)
-
-
-def version() -> str:
-    """The version of fncb that is installed."""
-    try:
-        return metadata.version("fncb")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-@attrs.frozen
-class _Metadata:
-    fncb_format: int
-    fncb_version: str
-    torch_version: str
-    sha256_body: str
-    tree: str
-    layouts: str
-
-
-def _verified(path: Path) -> _Metadata:
-    with open(path, "rb") as file:
-        found, end = _read_header(file, path)
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BufferedReader, Header]]:
+    """A file and its header, once it is known to be as long as that says."""
+    with explained("store.read", path), open(path, "rb") as file:
+        header = _read_header(file, path)
         size = os.fstat(file.fileno()).st_size
-        if size != end:
-            raise _damaged(path, f"must have {end} bytes, got {size}")
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != found.sha256_body:
-        raise _damaged(path, "must hold the tensors that were written, got others")
-    return found
+        if size != header.end:
+            raise damaged(path, f"must have {header.end} bytes, got {size}")
+        yield file, header
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[_Metadata, int]:
-    """The verified metadata, and where the file must end; `file` is left where the body begins."""
-    size = os.fstat(file.fileno()).st_size
-    prefix = file.read(8)
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or size < 8 + length <= 8 + _LONGEST_HEADER:
-        raise _damaged(path, f"must have more than {8 + length if len(prefix) == 8 else 8} bytes, got {size}")
-    raw = prefix + file.read(min(length, _LONGEST_HEADER))
-    start = raw.find(_MARK) + len(_MARK)
-    if length > _LONGEST_HEADER or _MARK not in raw:
-        raise _damaged(path, f"must be a checkpoint of fncb, got no checksum in its header, which begins {raw[:16]!r}")
-    blank = raw[:start] + _NOT_YET.encode() + raw[start + 64 :]
-    if hashlib.sha256(blank).hexdigest().encode() != raw[start : start + 64]:
-        raise _damaged(path, "must have the header that was written, got another")
-    try:
-        header = msgspec.json.decode(raw[8:], type=dict[str, dict[str, Any]])
-        found = msgspec.convert(header.pop("__metadata__"), _Metadata, strict=False)
-        end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except _FORGED as error:
-        raise _damaged(path, f"must have a header of fncb, got {type(error).__name__}: {error}") from error
-    if found.fncb_format > VERSION:
-        raise ValueError(
-            f"store.read: {path} must be of format {VERSION} or older, got format {found.fncb_format}, written by "
-            f"fncb {found.fncb_version}. Install that version or a newer one."
-        )
-    return found, end
+def _read_body(file: BufferedReader, path: Path, header: Header, buffers: Iterable[memoryview], size: int = 0) -> None:
+    with sha256(size) as (digest, hash_next, wait):
+        for buffer in buffers:
+            for begin in range(0, len(buffer), CHUNK):
+                piece = buffer[begin : begin + CHUNK]
+                while got := file.readinto(piece):
+                    hash_next(piece[:got])
+                    piece = piece[got:]
+        wait()
+    if digest.hexdigest() != header.found.sha256_body:
+        raise damaged(path, "must hold the tensors that were written, got others")
 
 
-def _damaged(path: Path, what: str) -> DamagedCheckpoint:
-    return DamagedCheckpoint(
-        f"store.read: {path} {what}. It is damaged, or no checkpoint. Use another one; `latest(directory)` finds it."
-    )
-
-
-def _commit(temporary: Path, path: Path, overwrite: bool) -> None:
+def _commit(temporary: Path, path: Path, overwrite: bool, disk: Disk) -> None:
     if overwrite:
-        os.replace(temporary, path)
+        disk.replace(temporary, path)
     else:
         try:
-            os.link(temporary, path)  # unlike a rename, this fails if the name is taken
-            temporary.unlink()
+            disk.link(temporary, path)  # unlike a rename, this fails if the name is taken
+        except FileExistsError:
+            raise _taken(path) from None
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            if error.errno not in _NO_LINKS:
                 raise
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL))  # no hard links here: take the name, then replace it
-            os.replace(temporary, path)
-    _sync_directory(path.parent)
+            _replace_nothing(temporary, path, disk)
+        else:
+            discard(temporary, disk)
+    disk.sync_directory(path.parent)
 
 
-def _make_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name == "nt":  # knows no such thing
-        return
-    handle = os.open(directory, os.O_RDONLY)
+def _replace_nothing(temporary: Path, path: Path, disk: Disk) -> None:
+    """Where there are no hard links: takes the name for an empty file, which nobody takes for a checkpoint."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = disk.create(path)
+    except FileExistsError:
+        raise _taken(path) from None
+    try:
+        disk.close(handle)
+        disk.replace(temporary, path)
+    except BaseException:
+        discard(path, disk)
+        raise
+
+
+def _taken(path: Path) -> FileExistsError:
+    return FileExistsError(f"store.write: the name must be free, got {path}. Take free_name(path).")

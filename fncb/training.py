@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from fncb import events as ev
 from fncb.batch import to_device
 from fncb.callback import note
-from fncb.effects import Effect, Skip, Stop, StopEpoch, Validate
+from fncb.effects import Effect, Save, Skip, Stop, StopEpoch, Validate
 from fncb.evaluation import VALIDATION, Fire, eval_mode, evaluate
 from fncb.interpret import Handler
 from fncb.loaders import Loader, Loaders
@@ -28,6 +29,13 @@ log = logging.getLogger("fncb")
 _END = object()
 _IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
 _OF_UPDATES = (ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
+
+# The phases of an epoch, in order. Most are the event that was heard last.
+_BEFORE_BATCHES = ("", "EpochStart", "TrainEpochStart")
+_TRAINED = ("Stepped", "Scheduled")  # a batch is, and its last event has not been: hooks, then schedules, then that
+_UNDER_WAY = ("TrainBatchStart", *_TRAINED)
+_BATCHES = (*_UNDER_WAY, "TrainBatchEnd", "Validating", "Measured", "ValidationEnd", "Validated")
+_AFTER_BATCHES = ("BatchesDone", "TrainEpochEnd", "EpochEnd")
 
 
 class Training:
@@ -71,13 +79,26 @@ class Training:
         self.session, at = session, self.at
         wants = {kind: session.wants(kind) for kind in ev.HOOKS.values()}
         self._wants = wants
-        self._in_step = [kind for kind in _IN_STEP if wants[kind]]
+        self._in_step = any(wants[kind] for kind in _IN_STEP)
+        saves = [part for part in session.callbacks.parts or () if part.emits is None or Save in part.emits]
+        self._saves_on_exception = any(part.hears(ev.ExceptionRaised) for part in saves)
 
         def fire(kind: type[ev.Event], **fields: Any) -> None:
             if wants[kind]:
                 session(kind(**{"epoch": at.epochs, "step": at.step, "seconds": session.seconds, **fields}))
 
         self.fire = fire
+
+    def reach(self, kind: type[ev.Event], at: str, is_now: Any, **fields: Any) -> None:
+        """Fires an event after which the run has come to where `at` says: unless a hook raises, then it has not."""
+        before, heard = getattr(self.at, at), self.session.heard
+        setattr(self.at, at, is_now)
+        try:
+            self.fire(kind, **fields)
+        except BaseException:
+            if self.session.heard == heard:
+                setattr(self.at, at, before)
+            raise
 
     def run(self, resumed: bool) -> None:
         """All of training; a run that goes on makes no sanity check."""
@@ -92,6 +113,7 @@ class Training:
             self.fire(ev.TrainStart, metrics=self.lrs())
             while not self.is_done():
                 self.epoch()
+            self.session.settle()
             self.fire(ev.TrainEnd, metrics=self.metrics())
         self.fire(ev.FitEnd)
 
@@ -127,14 +149,18 @@ class Training:
         if n == 0 or not self.val.wanted:
             return
         now = self.randomness.now()
+        self.hold()
         self.fire(ev.SanityCheckStart)
         with self.session.rehearsal():
             loaders = self.val.at(None)
             if n > 0:
                 loaders = [Loader(each.who, each.name, each.batches, min(n, each.count or n)) for each in loaders]
-            self.validate(loaders, training=False)
+            with eval_mode(self.task.model):
+                metrics = self.measure(loaders)
+                self.fire(ev.ValidationEnd, metrics=metrics)
         self.fire(ev.SanityCheckEnd)
         self.randomness.put_back(now)
+        self.release()
         self.signals.act()
 
     # An epoch.
@@ -142,46 +168,64 @@ class Training:
     def epoch(self) -> None:
         """Trains an epoch, or what is left of it at the position and random state of a checkpoint."""
         at, now = self.at, self.randomness.now()
-        goes_on = at.phase in ("TrainBatchEnd", "ValidationEnd", "Validated")
+        goes_on = at.phase in _BATCHES
         at.cut = False
         loader = self.loader()
-        sampler: Any = getattr(loader.batches, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(at.epoch)
+        loader.set_epoch(at.epoch)
         self.begin_epoch()
+        self._hold(now if goes_on else None)
         fetch = self._fetching(loader, goes_on)
         upcoming, state = fetch()
-        if goes_on:
+        if goes_on and at.phase not in _UNDER_WAY:
             self.randomness.put_back(now)
             self.catch_up()
-        while upcoming is not _END and not self.is_over() and not (at.asked and StopEpoch.__name__ in at.asked):
+        while upcoming is not _END and self.takes_batch():
+            if at.phase not in _BEFORE_BATCHES:
+                self._hold(now if at.phase in _UNDER_WAY else None)
             batch = upcoming
             upcoming, state = fetch()
             at.epoch_is_over = upcoming is _END
+            if at.phase in _UNDER_WAY:
+                self.randomness.put_back(now)
             if not self.batch(batch, state):
                 break
             if at.take(Validate) or self.validation_is_due():
                 self.validation()
             self.signals.act()
-        if at.take(StopEpoch) and not at.epoch_is_over:
-            at.epoch_is_over = True
-            self.advance_schedules("epoch")
-        at.phase = "TrainEpochEnd"
-        self.fire(ev.TrainEpochEnd, metrics=self.metrics_of_epoch())
+            if self.session.is_writing:
+                self.session.settle(wait=False)
+        self.randomness.held = None
+        if StopEpoch.__name__ in at.asked:
+            at.asked.clear()
+            if not at.epoch_is_over:
+                at.epoch_is_over = True
+                self.advance_schedules("epoch")
+        at.phase = "BatchesDone"
         self.end_epoch()
+
+    def takes_batch(self) -> bool:
+        """Whether there is a batch to finish, or one to begin if the loader has any."""
+        at = self.at
+        if at.phase in _TRAINED:
+            return True
+        stopped = at.asked and StopEpoch.__name__ in at.asked
+        return not stopped and (at.phase == "TrainBatchStart" or not self.is_over())
+
+    def _hold(self, random: Any) -> None:
+        """Keeps the random state, or the one given, if a checkpoint may be written when what is next fails."""
+        if self._saves_on_exception:
+            self.randomness.held = random or self.randomness.now()
 
     def begin_epoch(self) -> None:
         """The events before the first batch, as far as they have not been."""
         at = self.at
         if at.phase == "":
-            at.batches, at.in_window, at.epoch_is_over, at.loader = 0, 0, False, None
+            at.batches, at.in_window, at.epoch_is_over, at.loader, at.loader_next = 0, 0, False, None, None
             self.step.start_epoch(at.epoch)
             self.randomness.at_epoch = self.randomness.now()
-            at.phase = "EpochStart"
-            self.fire(ev.EpochStart)
+            self.reach(ev.EpochStart, "phase", "EpochStart")
         if at.phase == "EpochStart":
-            at.phase = "TrainEpochStart"
-            self.fire(ev.TrainEpochStart, batches=self._n_batches, metrics=self.lrs())
+            self.reach(ev.TrainEpochStart, "phase", "TrainEpochStart", batches=self._n_batches, metrics=self.lrs())
 
     def loader(self) -> Loader:
         """The loader of the epoch, made anew when that is due."""
@@ -196,15 +240,18 @@ class Training:
     def _fetching(self, loader: Loader, goes_on: bool) -> Callable[[], tuple[Any, Any]]:
         """What gives the next batch of the epoch, and with it the loader's state from before, if it keeps one."""
         at, given = self.at, loader.batches
-        keeps_state = hasattr(given, "state_dict") and hasattr(given, "load_state_dict")
+        keeps_state = loader.keeps_state
+        taken, state = at.batches, at.loader_next
+        if at.phase in _TRAINED:
+            taken, state = at.batches - 1, at.loader
         if goes_on:
             self.randomness.put_back(self.randomness.at_epoch)
-        if goes_on and keeps_state and at.loader is not None:
-            given.load_state_dict(at.loader)
-            batches = loader.first(iter(given), at.batches)
+        if goes_on and keeps_state and state is not None:
+            given.load_state_dict(state)
+            batches = loader.first(iter(given), taken)
         else:
             batches = iter(loader)
-            for _ in range(at.batches):
+            for _ in range(taken):
                 next(batches, None)
 
         def fetch() -> tuple[Any, Any]:
@@ -215,17 +262,33 @@ class Training:
 
     def catch_up(self) -> None:
         """What came after the event at which a checkpoint was written, and before the next batch."""
-        if self.at.phase == "ValidationEnd":
-            self.after_validation()
-        elif self.at.phase == "TrainBatchEnd" and (self.at.take(Validate) or self.validation_is_due()):
+        phase = self.at.phase
+        if phase in ("Measured", "ValidationEnd"):
+            self.end_validation()
+        elif phase == "Validating" or (
+            phase == "TrainBatchEnd" and (self.at.take(Validate) or self.validation_is_due())
+        ):
             self.validation()
 
-    def end_epoch(self) -> None:
-        """What comes after `TrainEpochEnd`, as far as it has not been; the next epoch's number counts from here."""
+    def must_go_on_exactly(self, or_not: bool) -> None:
+        """Raises if the loader's order in the middle of this epoch is lost, unless that is allowed."""
         at = self.at
+        if or_not or not at.batches or at.phase not in _BATCHES or not self.train.wanted:
+            return
+        if any(loader.is_shuffled for loader in self.train.at(None)):
+            raise ValueError(
+                f"fit: train must tell where it is to go on in the middle of an epoch, got a shuffled DataLoader and a "
+                f"checkpoint of epoch {at.epoch} after {at.batches} batches. Use fncb.batches(dataset, ...) or "
+                "torchdata's StatefulDataLoader, or pass allow_inexact_resume=True: then its order is drawn again."
+            )
+
+    def end_epoch(self) -> None:
+        """What comes after the batches, as far as it has not been; the next epoch's number counts from here."""
+        at = self.at
+        if at.phase == "BatchesDone":
+            self.reach(ev.TrainEpochEnd, "phase", "TrainEpochEnd", metrics=self.metrics_of_epoch())
         if at.phase == "TrainEpochEnd":
-            at.phase = "EpochEnd"
-            self.fire(ev.EpochEnd)
+            self.reach(ev.EpochEnd, "phase", "EpochEnd")
         if at.phase == "EpochEnd" and at.epoch_is_over:
             self.advance_plateau("epoch")
             at.epoch, at.phase = at.epoch + 1, ""
@@ -235,55 +298,71 @@ class Training:
     # A batch.
 
     def batch(self, batch: Any, state_after: Any) -> bool:
-        """Trains on a batch; None, as Lightning has it, is one with nothing to train on. Gives whether it was made."""
-        at, batch_idx = self.at, self.at.batches
+        """Trains on a batch; None, as Lightning has it, is one with nothing to train on. Gives whether it was made.
+
+        A batch that a run goes on with in its middle is taken up where it was left.
+        """
+        at = self.at
         batch = to_device(batch, self.where)
-        if batch is not None and self._wants[ev.TrainBatchStart]:
-            self.fire(ev.TrainBatchStart, batch_idx=batch_idx, batch=batch, metrics=self.lrs())
-        if at.asked and StopEpoch.__name__ in at.asked:
-            at.asked = [StopEpoch.__name__]
-            at.epoch_is_over = False  # so that what is left out is noticed
-            return False
-        at.latest = ev.Metrics()
-        trained = batch is not None and not at.take(Skip)
-        if trained:
-            self.train_on(batch, batch_idx)
-        at.batches += 1
-        at.total_batches += 1
-        at.loader = state_after
-        if at.epoch_is_over:
-            self.advance_schedules("epoch")
-        at.phase = "TrainBatchEnd"
+        if at.phase not in _UNDER_WAY and batch is not None and self._wants[ev.TrainBatchStart]:
+            live = {"batch": batch, "metrics": self.lrs()}
+            self.reach(ev.TrainBatchStart, "phase", "TrainBatchStart", batch_idx=at.batches, **live)
+            self._hold(None)
+        if at.phase not in _TRAINED:
+            if at.asked and StopEpoch.__name__ in at.asked:
+                return False
+            self.train_on(batch, state_after)
+        self.randomness.held = None
+        if at.phase == "Stepped":
+            self.end_step()
         if self._wants[ev.TrainBatchEnd]:
-            counters = {"epoch": at.epoch, "step": at.step, "seconds": self.session.seconds}
-            live = {"batch": batch, "outputs": _share_of_window(at.latest, at.window) if trained else None}
-            self.session(ev.TrainBatchEnd(**counters, batch_idx=batch_idx, metrics=at.latest, **live))
+            outputs = _share_of_window(at.latest, at.window) if at.made else None
+            live = {"batch": batch, "outputs": outputs, "metrics": at.latest}
+            self.reach(ev.TrainBatchEnd, "phase", "TrainBatchEnd", batch_idx=at.batches - 1, **live)
+        else:
+            at.phase = "TrainBatchEnd"
         return True
 
-    def train_on(self, batch: Any, batch_idx: int) -> None:
-        """The compiled step, and the events of what happened in it."""
+    def train_on(self, batch: Any, state_after: Any) -> None:
+        """The compiled step. What counts batches changes when it is over, and all at once."""
         at, step = self.at, self.step
-        first = at.in_window == 0
-        if first:
-            at.window = at.accumulate
-            step.set_accumulation(at.window)
-        update = at.epoch_is_over or at.in_window + 1 >= at.window
-        turns = step.turns_of_round(at.step)
-        at.latest = step(batch, update, first, turns)
-        at.in_window = 0 if update else at.in_window + 1
-        if self._in_step:
-            for i in turns:
-                self._fire_in_step(i, batch_idx, first, update)
-        if update:
-            at.step += 1
-            self.advance_schedules("step", turns)
+        latest, made = ev.Metrics(), ()
+        if batch is not None and not at.take(Skip):
+            first = at.in_window == 0
+            if first:
+                at.window = at.accumulate
+                step.set_accumulation(at.window)
+            update = at.epoch_is_over or at.in_window + 1 >= at.window
+            made = first, update, step.turns_of_round(at.step)
+            latest = step(batch, update, *made[::2])
+            at.in_window = 0 if update else at.in_window + 1
+            at.step += update
+        at.latest, at.made, at.told = latest, made, 0
+        at.batches += 1
+        at.total_batches += 1
+        at.loader, at.loader_next = at.loader_next, state_after
+        at.phase = "Stepped"
 
-    def _fire_in_step(self, turn: int, batch_idx: int, first: bool, update: bool) -> None:
-        for kind in self._in_step:
-            if (kind is ev.BeforeZeroGrad and not first) or (kind in _OF_UPDATES and not update):
-                continue
-            step = self.at.step + (kind is ev.AfterOptimizerStep)
-            self.fire(kind, step=step, batch_idx=batch_idx, optimizer=self.step.turns[turn].name)
+    def end_step(self) -> None:
+        """The events of what happened in the step, and what is advanced by it."""
+        at = self.at
+        if at.made:
+            first, update, turns = at.made
+            if self._in_step:
+                self._tell_of_step(first, update, turns)
+            if update:
+                self.advance_schedules("step", turns)
+        if at.epoch_is_over:
+            self.advance_schedules("epoch")
+        at.phase = "Scheduled"
+
+    def _tell_of_step(self, first: bool, update: bool, turns: tuple[int, ...]) -> None:
+        for place, (turn, kind) in enumerate(product(turns, _IN_STEP), 1):
+            passes = (kind is not ev.BeforeZeroGrad or first) and (kind not in _OF_UPDATES or update)
+            if place > self.at.told and passes and self._wants[kind]:
+                of_turn = {"batch_idx": self.at.batches - 1, "optimizer": self.step.turns[turn].name}
+                step = self.at.step - (update and kind is not ev.AfterOptimizerStep)
+                self.reach(kind, "told", place, step=step, **of_turn)
 
     # Validation.
 
@@ -302,24 +381,42 @@ class Training:
 
     def validation(self) -> None:
         """Validates in the middle of training."""
-        self.validate(self.val.at(self.at.epoch), training=True)
-        self.after_validation()
-
-    def validate(self, loaders: list[Loader], training: bool) -> None:
-        """The events of a validation; what it measured is kept while training."""
         at = self.at
+        at.phase = "Validating"
+        self.hold()
         with eval_mode(self.task.model):
-            with self.step.measures.set_aside():
-                metrics = evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
-            if training:
-                at.validated, at.validated_in, at.validated_at = metrics, at.epoch, self.session.seconds
-                at.phase = "ValidationEnd"
-            self.fire(ev.ValidationEnd, metrics=metrics, epoch_is_over=training and at.epoch_is_over)
+            loaders = self.val.at(at.epoch)
+            for loader in loaders:
+                loader.set_epoch(at.epoch)
+            at.validated = self.measure(loaders)
+        at.validated_in, at.validated_at, at.phase = at.epoch, self.session.seconds, "Measured"
+        self.release()
+        self.end_validation()
 
-    def after_validation(self) -> None:
-        """What comes after the event."""
+    def measure(self, loaders: list[Loader]) -> ev.Metrics:
+        """The events of a validation but for its last."""
+        with self.step.measures.set_aside():
+            return evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
+
+    def end_validation(self) -> None:
+        """What comes after the measuring, as far as it has not been."""
+        at = self.at
+        if at.phase == "Measured":
+            last = {"metrics": at.validated, "epoch_is_over": at.epoch_is_over}
+            with eval_mode(self.task.model):
+                self.reach(ev.ValidationEnd, "phase", "ValidationEnd", **last)
         self.advance_plateau("step")
-        self.at.phase = "Validated"
+        at.phase = "Validated"
+
+    def hold(self) -> None:
+        """Until `release`, or for good if what is next fails, checkpoints are of this moment."""
+        self.session.hold()
+        self.randomness.held = self.randomness.now()
+
+    def release(self) -> None:
+        """Checkpoints are of the moment that they are asked for again."""
+        self.session.release()
+        self.randomness.held = None
 
     # Schedules and metrics.
 
@@ -384,8 +481,10 @@ class Training:
         self._ask(effect, event)
 
     def _ask_to_stop_epoch(self, effect: StopEpoch, event: ev.Event) -> None:
-        if self.at.phase not in ("EpochStart", "TrainEpochStart", "TrainBatchEnd", "ValidationEnd", "Validated"):
+        if self.at.phase in ("", *_AFTER_BATCHES):
             raise ValueError(f"StopEpoch: an epoch must be under way, got it at {type(event).__name__}.")
+        if type(event) is ev.TrainBatchStart:
+            self.at.epoch_is_over = False  # so that what is left out is noticed
         self._ask(effect, event)
 
 

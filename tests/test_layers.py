@@ -17,23 +17,24 @@ FLOORS = (
     ("step_hooks",),
     ("callback", "schedules"),
     ("callbacks",),
-    # floor 3 in four: rooms that stand alone, what puts them together, what is made of those
+    # floor 3 in five: rooms that stand alone, what puts them together, what is made of those
     (
-        *("batch", "compiling", "measures", "notation", "optimizer", "packing", "phases", "position", "run"),
+        *("batch", "compiling", "disk", "measures", "notation", "optimizer", "packing", "phases", "position"),
         *("signals", "sinks", "snapshot"),
     ),
-    ("loaders", "recording", "store", "task"),
-    ("evaluation", "hindsight", "interpret", "precision", "regions"),
-    ("settings", "step"),
+    ("formats", "loaders", "lock", "recording", "task"),
+    ("store",),
+    ("contents", "evaluation", "hindsight", "interpret", "precision", "regions", "saving", "weights"),
+    ("resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
-    ("control", "session"),
+    ("control", "run", "session"),
     ("staging", "training"),
     ("loop",),
     ("adapters", "cli", "testing"),
     ("__init__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE = {"fncb", "torch", "attrs", "toolz", "msgspec", "safetensors", "rich", *sys.stdlib_module_names}
+CORE = {"fncb", "torch", "attrs", "toolz", "msgspec", "safetensors", "rich", "filelock", *sys.stdlib_module_names}
 CORE |= {"numpy"}  # where it is installed its random state belongs to a run
 
 

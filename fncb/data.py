@@ -1,0 +1,316 @@
+"""Batches as a function of (seed, epoch, position): a run goes on in the middle of an epoch at no cost."""
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from hashlib import blake2b
+from math import isqrt
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+
+_BLOCK = 4096  # positions whose indices are computed at once: small enough for the first cache
+_ROUNDS = 16  # of the permutation: with 12 the orders of 5 samples are not quite equally frequent
+_LOW_31 = 2**31 - 1
+
+
+def batches(
+    dataset: Any,
+    batch_size: int = 1,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    drop_last: bool = False,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    pin_memory: bool = False,
+    seed_samples: bool = True,
+    prefetch_factor: int | None = None,
+    worker_init_fn: Callable[[int], None] | None = None,
+    multiprocessing_context: Any = None,
+) -> "Batches":
+    """A loader whose batches depend on the seed, the epoch and the position in it, and on nothing else.
+
+    Each `iter` begins the next epoch: 0, 1, 2, ... Its order is a permutation keyed by (seed, epoch) that is computed
+    position by position, so that going on anywhere costs the same and skips no samples. While `dataset[index]` runs,
+    the CPU generators of torch, Python and numpy are seeded from (seed, epoch, index): an augmentation gives the same
+    sample whatever the batch size, the workers or the place where a run was resumed. Outside they are untouched. This
+    is exact for a dataset whose samples depend on the index and on these generators; one that keeps a state of its
+    own, a generator of its own or a clock is not resumed. With workers, which are kept from epoch to epoch, what is
+    done to the dataset after the first `iter` does not reach them.
+
+    A `TensorDataset` or a single tensor, without `collate_fn`, is indexed a batch at a time and draws nothing.
+
+    Args:
+      dataset: has `__len__` and `__getitem__`, which is called with one index at a time; keeps its length.
+      batch_size: samples in a batch, 1 or more; an epoch's last batch may be smaller.
+      shuffle: whether each epoch has an order of its own; else it is that of the dataset.
+      seed: any int.
+      drop_last: whether a last batch that is smaller is left out.
+      num_workers: processes of a `DataLoader` that make the batches; 0 makes them here. The batches are the same.
+      collate_fn: makes a batch of a list of samples, seeded like a sample; None is torch's `default_collate`.
+      pin_memory: whether tensors are put into pinned memory, as `DataLoader` does it.
+      seed_samples: whether generators are seeded for each sample; False spares that for a dataset that draws nothing.
+      prefetch_factor, worker_init_fn, multiprocessing_context: as for `DataLoader`, for workers only.
+
+    Returns:
+      A `Batches`: iterable, with `len`, `set_epoch`, `state_dict` and `load_state_dict`.
+
+    Raises:
+      TypeError: for a dataset without length or index, and arguments of the wrong kind.
+      ValueError: for numbers out of range; when an epoch begins, for a dataset whose length has changed.
+
+    Example:
+      >>> loader = batches(torch.arange(10), batch_size=4, shuffle=True)
+      >>> for batch in loader:
+      ...     print(batch.tolist(), loader.state_dict()["position"])
+      EXPECTED
+      >>> again = batches(torch.arange(10), batch_size=4, shuffle=True)
+      >>> again.load_state_dict({**again.state_dict(), "epoch": 0, "position": 2})
+      >>> [batch.tolist() for batch in again]
+      EXPECTED
+
+    Reference:
+      Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002: the generalized Feistel cipher (section 5) and
+      cycle walking (section 4). Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs", 2022, shuffle with
+      such ciphers.
+    """
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise TypeError(
+            f"batches: dataset must have __len__ and __getitem__, got {type(dataset).__name__}. For a stream use "
+            "torchdata's StatefulDataLoader, which `fit` resumes too."
+        )
+    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, None)):
+        _must_be_int(name, value, least)
+    for name, function in (("collate_fn", collate_fn), ("worker_init_fn", worker_init_fn)):
+        if function is not None and not callable(function):
+            raise TypeError(f"batches: {name} must be a function, got {function!r}.")
+    for name, value in (("prefetch_factor", prefetch_factor), ("multiprocessing_context", multiprocessing_context)):
+        if value is not None and not num_workers:
+            raise ValueError(f"batches: {name} is for workers, got {value!r} with num_workers=0.")
+    if prefetch_factor is not None:
+        _must_be_int("prefetch_factor", prefetch_factor, 1)
+    order = _Order(len(dataset), batch_size, bool(shuffle), seed, bool(drop_last))
+    make = _Make(dataset, seed, collate_fn, seed_samples)
+    if not num_workers and not pin_memory:
+        return Batches(dataset, order, partial(map, make.__getitem__))
+    todo = _Todo()
+    loader = DataLoader(
+        make,  # pyright: ignore[reportArgumentType] - a dataset of batches
+        batch_size=None,
+        sampler=todo,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        prefetch_factor=prefetch_factor,
+        worker_init_fn=worker_init_fn,
+        multiprocessing_context=multiprocessing_context,
+        persistent_workers=num_workers > 0,
+        generator=torch.Generator().manual_seed(seed % 2**63),  # so that it draws nothing from the global one
+    )
+
+    def made(keys: Iterable[tuple[int, Tensor]]) -> Iterator[Any]:
+        todo.keys = keys
+        return iter(loader)
+
+    return Batches(dataset, order, made)
+
+
+class Batches:
+    """What `batches` returns; see there."""
+
+    def __init__(self, dataset: Any, order: "_Order", made: Callable[[Iterable[Any]], Iterator[Any]]):
+        self.dataset, self._order, self._made = dataset, order, made
+        self._relative_to = attrs.asdict(order)
+        self._epoch, self._position = 0, 0
+        self._begun: object | None = None  # the iteration that is under way or was left
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Any]:
+        if len(self.dataset) != self._order.length:
+            raise ValueError(
+                f"batches: the dataset must keep its length of {self._order.length}, got {len(self.dataset)}. Make a "
+                "new loader for it."
+            )
+        if self._begun is not None:
+            self._epoch, self._position = self._epoch + 1, 0
+        self._begun = this = object()
+        # here and not at the first batch: workers begin at once, and an iteration of which nothing is taken counts
+        return self._giving(this, self._made(self._order.keys(self._epoch, self._position)))
+
+    def _giving(self, this: object, made: Iterator[Any]) -> Iterator[Any]:
+        for _ in range(self._position, len(self)):
+            if self._begun is this:
+                batch = next(made)
+            if self._begun is not this:
+                raise RuntimeError(
+                    "batches: an iteration must not go on after another was begun or a state was loaded. For two at "
+                    "once make two loaders."
+                )
+            self._position += 1
+            yield batch
+        if self._begun is this:
+            self.set_epoch(self._epoch + 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lets the next `iter` begin this epoch, 0 or more; in one that was loaded in its middle it goes on there."""
+        _must_be_int("epoch", epoch, 0)
+        if self._begun is not None or epoch != self._epoch:
+            self._epoch, self._position, self._begun = epoch, 0, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch, its batches that were given, and what these are relative to; of workers that are ahead nothing."""
+        return {"epoch": self._epoch, "position": self._position, **self._relative_to}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Lets the next `iter` give what is left of an epoch, which is nothing after its last batch.
+
+        Raises:
+          ValueError: in the middle of an epoch, when what the position is relative to is not what it was.
+        """
+        missing = [name for name in self.state_dict() if name not in state]
+        if missing:
+            raise ValueError(f"batches: a state must be of `batches`, got one without {missing}.")
+        epoch, position = state["epoch"], state["position"]
+        was = {name: state[name] for name in self._relative_to}
+        differs = [name for name in was if was[name] != self._relative_to[name]]
+        if differs and 0 < position < len(_Order(**was)):
+            raise ValueError(
+                "batches: in the middle of an epoch the arguments must be those with which it began, got "
+                + ", ".join(f"{name}={self._relative_to[name]} where it was {was[name]}" for name in differs)
+                + f". Give those, or go on from the end of an epoch; here {position} batches of epoch {epoch} are done."
+            )
+        self._epoch, self._begun = epoch, None
+        self._position = len(self) if differs and position else position
+
+
+@attrs.frozen
+class _Order:
+    """Which samples are in which batch: what a position is relative to."""
+
+    length: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+
+    def __len__(self) -> int:
+        return (self.length if self.drop_last else self.length + self.batch_size - 1) // self.batch_size
+
+    def keys(self, epoch: int, position: int) -> Iterator[tuple[int, Tensor]]:
+        """The epoch and the indices of each batch from a position on."""
+        size = self.batch_size
+        end = min(len(self) * size, self.length)
+        step = max(1, _BLOCK // size) * size
+        keys = _round_keys(self.seed, epoch)
+        for first in range(position * size, end, step):
+            indices = torch.arange(first, min(first + step, end))
+            if self.shuffle:
+                indices = _permuted(indices, self.length, keys)
+            for part in indices.split(size):
+                yield epoch, part
+
+
+def _round_keys(seed: int, epoch: int) -> list[int]:
+    digest = blake2b(f"order {seed} {epoch}".encode(), digest_size=4 * _ROUNDS).digest()
+    return [int.from_bytes(digest[i : i + 4], "little") & _LOW_31 for i in range(0, 4 * _ROUNDS, 4)]
+
+
+def _permuted(positions: Tensor, n: int, keys: list[int]) -> Tensor:
+    """Where a permutation of 0..n-1 takes these; n up to 2**62, all products below 2**63."""
+    a = isqrt(n - 1) + 1
+    sizes = (a, -(-n // a))  # a grid of a * b >= n places, fewer than a too many
+    places = _enciphered(positions, sizes, keys)
+    while len(outside := (places >= n).nonzero().flatten()):  # walk on along the cycle until inside
+        places[outside] = _enciphered(places[outside], sizes, keys)
+    return places
+
+
+def _enciphered(x: Tensor, sizes: tuple[int, int], keys: list[int]) -> Tensor:
+    high = x.div(sizes[0], rounding_mode="floor")
+    halves = [x - high * sizes[0], high]
+    for i, key in enumerate(keys):
+        side = i % 2
+        mixed = (halves[1 - side] ^ key).mul_(0xCC9E2D51)  # 31 bits times 32
+        mixed.bitwise_xor_(mixed >> 32).bitwise_and_(_LOW_31).mul_(0x9E3779B1).bitwise_right_shift_(31)
+        mixed.mul_(sizes[side]).bitwise_right_shift_(32)  # 32 bits to 0..size-1
+        halves[side].add_(mixed).remainder_(sizes[side])
+    return halves[1].mul_(sizes[0]).add_(halves[0])
+
+
+@attrs.frozen(eq=False)
+class _Make:
+    """Makes a batch of its indices, here or in a worker; for a `DataLoader` a dataset of batches."""
+
+    dataset: Any
+    seed: int
+    collate_fn: Callable[[list[Any]], Any] | None
+    seeded: bool
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Any:
+        epoch, indices = key
+        dataset, collate = self.dataset, self.collate_fn
+        if collate is None and type(dataset) is TensorDataset:
+            return [tensor[indices] for tensor in dataset.tensors]
+        if collate is None and isinstance(dataset, Tensor):
+            return dataset[indices]
+        samples, order = [], indices.tolist()
+        with _generators_kept() if self.seeded else nullcontext():
+            for index in order:
+                if self.seeded:
+                    _seed_generators(f"sample {self.seed} {epoch} {index}")
+                samples.append(dataset[index])
+            if collate is None:
+                return default_collate(samples)
+            if self.seeded:
+                _seed_generators(f"batch {self.seed} {epoch} {order[0]}")
+            return collate(samples)
+
+
+def _seed_generators(name: str) -> None:
+    digest = blake2b(name.encode(), digest_size=16).digest()
+    torch.default_generator.manual_seed(int.from_bytes(digest[:4], "little"))  # it uses no more than 32 bits
+    random.seed(int.from_bytes(digest[4:12], "little"))
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(int.from_bytes(digest[12:], "little"))
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
+    now = torch.default_generator.get_state(), random.getstate(), numpy and numpy.random.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(now[0])
+        random.setstate(now[1])
+        if numpy:
+            numpy.random.set_state(now[2])
+
+
+@attrs.define
+class _Todo:
+    """A sampler for `DataLoader`, which asks for its iterator when an epoch begins."""
+
+    keys: Iterable[tuple[int, Tensor]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        return iter(self.keys)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _must_be_int(name: str, value: Any, least: int | None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"batches: {name} must be an int, got {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"batches: {name} must be {least} or more, got {value}.")

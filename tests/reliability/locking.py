@@ -1,0 +1,80 @@
+"""Processes that want one directory. Run as a script, needs no torch."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from fncb import lock
+
+
+def race(folder: Path, children: int) -> tuple[int, int]:
+    """How many of so many processes get the lock at once, and how many are told that another has it."""
+    go, results, done = os.pipe(), os.pipe(), os.pipe()
+    pids = []
+    for _ in range(children):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            os.close(go[1])
+            os.close(done[1])
+            os.read(go[0], 1)  # until all are there
+            try:
+                held = lock.take(folder)
+                os.write(results[1], b"1")
+            except lock.DirectoryTaken:
+                held = None
+                os.write(results[1], b"0")
+            os.read(done[0], 1)  # until all have tried
+            if held:
+                held.close()
+            os._exit(0)
+    os.close(go[1])
+    got = b""
+    while len(got) < children:
+        got += os.read(results[0], children)
+    os.close(done[1])
+    for pid in pids:
+        os.waitpid(pid, 0)
+    for end in (go[0], *results, done[0]):
+        os.close(end)
+    return got.count(b"1"), got.count(b"0")
+
+
+def take_over(folder: Path) -> str:
+    """What happens when a holder with a worker that it forked is killed, and the worker lives on."""
+    reports, report = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        held = lock.take(folder)
+        (folder / ".fncb-0123456789abcdef.tmp").write_text("half a checkpoint")
+        worker = os.fork()
+        if worker == 0:
+            held.close()  # as a worker's clean-up may: it has nothing to let go of
+            os.write(report, b"%d\n" % os.getpid())
+        signal.pause()
+    worker = int(os.read(reports, 100))
+    os.close(reports)
+    os.close(report)
+    try:
+        lock.take(folder).close()
+        return "a live holder's lock was taken"
+    except lock.DirectoryTaken as error:
+        if f"process {holder} on host" not in str(error):
+            return f"unclear: {error}"
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    try:
+        os.kill(worker, 0)  # is alive
+        with lock.take(folder):
+            return "taken over" if sorted(os.listdir(folder)) == [lock.HOLDER, lock.LOCK] else "leftovers"
+    except lock.DirectoryTaken as error:
+        return f"not taken over: {error}"
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    races = [race(root / "race", 6) for _ in range(int(sys.argv[2]))]
+    print(json.dumps({"races": races, "taken over": [take_over(root / "over") for _ in range(int(sys.argv[2]))]}))
