@@ -71,7 +71,7 @@ def inspect(path: str | Path, console: Console | None = None) -> None:
       a.safetensors: ..., written by fncb ..., torch ...
       step 3
       metrics: loss 0.5
-      model   1 tensor    6 values   24 B
+      model   1 tensor   6 values   24 B
     """
     out, found = console or Console(soft_wrap=True), contents_of(path)
     tree = found.tree if isinstance(found.tree, dict) else {"": found.tree}

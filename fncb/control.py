@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fncb import events as ev
-from fncb.effects import Apply, Freeze, SetAccumulation, SetLR, Unfreeze
+from fncb.effects import Apply, Freeze, SetAccumulation, SetLR, Skip, StopEpoch, Unfreeze, Validate
 from fncb.interpret import Handler
-from fncb.position import Position
+from fncb.position import AFTER_BATCHES, Position
 from fncb.step import Step
 from fncb.tree import copy_into
 
@@ -29,15 +29,18 @@ class Control:
         self.step, self.schedules, self.at = step, schedules, at
         self.named = dict(step.model.named_parameters())
 
-    def carries_out(self) -> dict[Any, Handler]:
-        """Effects and the functions that carry them out."""
-        return {
+    def carries_out(self, validates: bool = True) -> dict[Any, Handler]:
+        """Effects and the functions that carry them out; `validates` tells whether there is anything to validate on."""
+        done: dict[Any, Handler] = {
             SetLR: self.set_lr,
             SetAccumulation: self.set_accumulation,
             Freeze: self.freeze,
             Unfreeze: self.unfreeze,
             Apply: self.apply,
+            Skip: self.skip,
+            StopEpoch: self.stop_epoch,
         }
+        return done | {Validate: lambda effect, _: self.at.ask(effect)} if validates else done
 
     def set_lr(self, effect: SetLR, _: ev.Event) -> None:
         """Sets the learning rate of one group or all, of one optimizer or all."""
@@ -82,6 +85,20 @@ class Control:
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
             self._add_group(i, names, lr)
         self.step.take_up_parameters()
+
+    def skip(self, effect: Skip, event: ev.Event) -> None:
+        """Has the batch that starts left out."""
+        if type(event) is not ev.TrainBatchStart:
+            raise ValueError(f"Skip: it must be asked for at on_train_batch_start, got it at {type(event).__name__}.")
+        self.at.ask(effect)
+
+    def stop_epoch(self, effect: StopEpoch, event: ev.Event) -> None:
+        """Has the rest of the epoch left out."""
+        if self.at.phase in ("", *AFTER_BATCHES):
+            raise ValueError(f"StopEpoch: an epoch must be under way, got it at {type(event).__name__}.")
+        if type(event) is ev.TrainBatchStart:
+            self.at.epoch_is_over = False  # so that what is left out is noticed
+        self.at.ask(effect)
 
     def apply(self, effect: Apply, _: ev.Event) -> None:
         """Replaces parameters and step states by what a function makes of them."""

@@ -1,13 +1,14 @@
 """Effects carried out: what the terminal shows, what is on disk."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fncb import store
+from fncb.callback import Callback
 from fncb.effects import Delete, Effect, Print, Render
 from fncb.events import Event
 
@@ -81,6 +82,26 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
       'loss 0.1235  skipped 0  lr 1e-05'
     """
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def refuse_what_nobody_does(
+    callbacks: Callback[Any], carried_out: Iterable[type[Effect]], runs_step_hooks: bool
+) -> None:
+    """Raises if a callback may ask for an effect that nobody carries out, or has step hooks that nobody would run."""
+    known = [*carried_out]
+    for part in callbacks.parts or ():
+        for effect in part.emits or ():
+            if effect not in known:
+                names = sorted(kind.__name__ for kind in known)
+                raise ValueError(
+                    f"{part.key}: every effect must be one that this run carries out, got {effect.__name__}. "
+                    f"It has {names}. Leave the callback out, or pass carries_out={{{effect.__name__}: ...}}."
+                )
+        if part.step is not None and not runs_step_hooks:
+            raise ValueError(
+                f"{part.key}: step hooks must run inside a training step, got a Session around another loop. "
+                "Train with fncb.fit, or leave the callback out."
+            )
 
 
 def handlers(screen: Screen) -> dict[type[Effect], Handler]:

@@ -1,7 +1,7 @@
 """Loaders: one or several, limited, in order, made anew every so many epochs."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -13,6 +13,9 @@ from fncb.batch import at_least_one, count
 from fncb.position import random_state, set_random_state
 
 log = logging.getLogger("fncb")
+
+END = object()
+"""What comes after the last batch."""
 
 
 @attrs.frozen(eq=False)
@@ -58,7 +61,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Tells loaders, and samplers, whose order depends on the epoch which one comes."""
-        for thing in (self.batches, getattr(self.batches, "sampler", None)):
+        things: list[Any] = [self.batches, getattr(self.batches, "sampler", None)]
+        for thing in things:
             if hasattr(thing, "set_epoch"):
                 thing.set_epoch(epoch)
 
@@ -75,6 +79,28 @@ class Loader:
             return False
         plain = type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None
         return not (isinstance(loader.sampler, SequentialSampler) and plain)
+
+    def fetching(self, state: Any = None, taken: int = 0) -> Callable[[], tuple[Any, Any]]:
+        """What gives the next batch, or `END`, and with it the loader's state from before, if it keeps one.
+
+        Args:
+          state: from where it goes on; None for the beginning, whose first batches are then passed over.
+          taken: how many batches were before.
+        """
+        given, keeps_state = self.batches, self.keeps_state
+        if keeps_state and state is not None:
+            given.load_state_dict(state)
+            batches = self.first(iter(given), taken)
+        else:
+            batches = iter(self)
+            for _ in range(taken):
+                next(batches, None)
+
+        def fetch() -> tuple[Any, Any]:
+            before = given.state_dict() if keeps_state else None
+            return next(batches, END), before
+
+        return fetch
 
     def first(self, batches: Iterator[Any], taken: int = 0) -> Iterator[Any]:
         """So many of `batches` as the limit lets through when `taken` went through already."""
@@ -147,6 +173,15 @@ class Loaders:
         of = [] if self.is_function else [each.batches for each in self._made]
         found = [getattr(owner, "generator", None) for each in of for owner in (each, getattr(each, "sampler", None))]
         return list({id(each): each for each in found if isinstance(each, Generator)}.values())
+
+    def must_go_on_exactly(self, epoch: int, batches: int) -> None:
+        """Raises if the order in the middle of an epoch would be lost."""
+        if self.wanted and batches and any(loader.is_shuffled for loader in self.at(None)):
+            raise ValueError(
+                f"{self.who} must tell where it is to go on in the middle of an epoch, got a shuffled DataLoader and a "
+                f"checkpoint of epoch {epoch} after {batches} batches. Use fncb.batches(dataset, ...) or torchdata's "
+                "StatefulDataLoader, or pass allow_inexact_resume=True: then its order is drawn again."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch for which they were made."""

@@ -15,8 +15,9 @@ from fncb.callbacks import progress_bar
 from fncb.control import Control
 from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, flat, predictions
 from fncb.loaders import Loaders
-from fncb.position import Position, RandomState
+from fncb.position import BATCHES, Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
+from fncb.rates import Rates
 from fncb.resume import Resumed as Resumed
 from fncb.run import Run as Run
 from fncb.session import Session
@@ -168,7 +169,8 @@ def fit(
     at, signals = Position(accumulate=settings.accumulate_grad_batches), Signals()
     randomness = RandomState([*train_loaders.generators(), *val_loaders.generators()])
     control = Control(step, schedules, at)
-    training = Training(task, step, schedules, train_loaders, val_loaders, where, at, randomness, settings, signals)
+    rates = Rates(task, step, schedules)
+    training = Training(task, step, rates, train_loaders, val_loaders, where, at, randomness, settings, signals)
     session = Session(
         callbacks,
         objects={
@@ -186,7 +188,7 @@ def fit(
         record=None if trial else record,
         sinks=() if trial else sinks,
         log_every_n_steps=settings.log_every_n_steps,
-        carries_out={**control.carries_out(), **training.asks()},
+        carries_out=control.carries_out(validates=val_loaders.wanted),
         runs_step_hooks=True,
     )
     training.take_session(session)
@@ -198,8 +200,8 @@ def fit(
             session.claim_folders()
         if resume is not None:
             resumed = go_on("fit", resume, session, task.model, weights_only, strict)
-        if resumed is not None and not weights_only:
-            training.must_go_on_exactly(allow_inexact_resume)
+        if resumed is not None and at.phase in BATCHES and not allow_inexact_resume:
+            train_loaders.must_go_on_exactly(at.epoch, at.batches)
         set_up("fit", fire, session, resumed, signals, fast_dev_run=trial)
         training.run(resumed=resumed is not None and not weights_only)
         signals.act()

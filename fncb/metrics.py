@@ -105,3 +105,18 @@ def joined(*parts: Metrics) -> Metrics:
 
     pending = torch.cat([part.pending.to(waiting[0].pending.dtype) for part in waiting])
     return Metrics(values, tuple(name for part in waiting for name in part._names), pending)
+
+
+def share_of_window(metrics: Metrics, n: int) -> Metrics:
+    """A batch's metrics with each loss as it entered the window of `n` batches; nothing is read."""
+    names = list(metrics)
+    losses = [name.split("/")[0] == "loss" for name in names]
+    if n == 1:
+        return metrics
+    if metrics.pending is None:  # of a run that goes on after this batch
+        return Metrics({name: metrics[name] / (n if loss else 1) for name, loss in zip(names, losses, strict=True)})
+    vector = metrics.pending.clone()
+    for i, loss in enumerate(losses):
+        if loss:
+            vector[i].div_(n)
+    return Metrics(None, tuple(metrics), vector)

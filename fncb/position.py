@@ -11,6 +11,13 @@ import torch
 from fncb.effects import Effect
 from fncb.events import Metrics
 
+# The phases of an epoch, in order. Most are the event that was heard last.
+BEFORE_BATCHES = ("", "EpochStart", "TrainEpochStart")
+TRAINED = ("Stepped", "Scheduled")  # a batch is, and its last event has not been: hooks, then schedules, then that
+UNDER_WAY = ("TrainBatchStart", *TRAINED)
+BATCHES = (*UNDER_WAY, "TrainBatchEnd", "Validating", "Measured", "ValidationEnd", "Validated")
+AFTER_BATCHES = ("BatchesDone", "TrainEpochEnd", "EpochEnd")
+
 
 @attrs.define
 class Position:
@@ -29,7 +36,7 @@ class Position:
       validated: the metrics of the last validation.
       validated_in: the epoch that it was in; None before the first.
       validated_at: seconds since the run began, when the last validation ended or training began.
-      phase: the moment of the epoch that is reached, mostly the event under way by its class name; "" between epochs.
+      phase: the moment of the epoch that is reached, "" between epochs.
       cut: whether the epoch under way has ended for the callbacks though batches are left, as the run was stopped.
       asked: class names of effects that are still to be carried out.
       loader: the state of the training loader, if it keeps one, before the last batch that was trained on.
@@ -63,6 +70,16 @@ class Position:
     def epochs(self) -> int:
         """Epochs that have begun and ended, the last one maybe in part."""
         return self.epoch + self.cut
+
+    @property
+    def before_next(self) -> tuple[Any, int]:
+        """Before the batch that comes next, or the one whose events are not over: the loader's state, batches done."""
+        return (self.loader, self.batches - 1) if self.phase in TRAINED else (self.loader_next, self.batches)
+
+    def ask(self, effect: Effect) -> None:
+        """Keeps in mind what is to be carried out when its moment has come."""
+        if type(effect).__name__ not in self.asked:
+            self.asked.append(type(effect).__name__)
 
     def take(self, effect: type[Effect]) -> bool:
         """Whether an effect was asked for, which it is then no longer."""

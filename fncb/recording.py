@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from fncb.disk import make_directories
 from fncb.effects import Effect
 from fncb.events import Event, Metrics
 from fncb.notation import Notation, notation_named, notation_of, write_all
@@ -133,7 +134,7 @@ class Recorder:
           ValueError: if the existing file holds fewer events and effects, or is damaged.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(path.parent)
         self._buffer: list[tuple[Notation, tuple[Any, ...]]] = []
         self._crc = self._end = self._written = 0
         if resume_at is not None and path.exists():

@@ -17,11 +17,11 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose
 from fncb.effects import Attach, Delete, Effect, Log, Save, Stop
-from fncb.interpret import Handler, Screen, handlers
+from fncb.interpret import Handler, Screen, handlers, refuse_what_nobody_does
+from fncb.keeper import Keeper
 from fncb.recording import Recorder
 from fncb.resume import differences, noted
-from fncb.saving import Saver
-from fncb.sinks.sink import Sink
+from fncb.sinks.sink import Sink, Sinks
 from fncb.snapshot import load_state_dict, state_dict
 from fncb.weights import must_fit, not_finite
 
@@ -45,10 +45,6 @@ _OWN = frozenset(
     ("epoch", "step", "attempt", "heard", "seconds", "event", "metrics", "recorded", "logged", "saving", "attached")
 ) | {"callbacks", "configs"}
 """Names in a snapshot that are no object's."""
-
-
-_TO_SINKS = frozenset((ev.TrainBatchEnd, ev.TrainEpochEnd, ev.ValidationEnd, ev.TestEnd))
-"""Events whose metrics go to the sinks."""
 
 
 @attrs.frozen
@@ -120,37 +116,18 @@ class Session:
         self.objects = dict(objects or {})
         self.recording: Path | None = None
         self._record, self._recorder = record, None
-        self._sinks, self._log_every = tuple(sinks), log_every_n_steps
+        self._sinks = Sinks(sinks, log_every_n_steps)
         self._screen = screen or Screen()
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
         self._handlers = merge(own, handlers(self._screen), carries_out or {})
         self._saving: list[dict[str, str]] = []
-        self._saver = Saver()
-        self._claims: dict[Path, Any] = {}
-        self._in_flight: dict[str, str] | None = None
+        self._keeper = Keeper()
         self._held: _Moment | None = None
         self._attached: dict[str, Any] = {}
-        self._aside = False
         self._began, self._before = time.perf_counter(), 0.0
         self._busy = False
         self._last: ev.Event = ev.Event()
-        self._refuse_what_nobody_does(runs_step_hooks)
-
-    def _refuse_what_nobody_does(self, runs_step_hooks: bool) -> None:
-        known = [*self._handlers, Save]
-        for part in self.callbacks.parts or ():
-            for effect in part.emits or ():
-                if effect not in known:
-                    names = sorted(kind.__name__ for kind in known)
-                    raise ValueError(
-                        f"{part.key}: every effect must be one that this run carries out, got {effect.__name__}. "
-                        f"It has {names}. Leave the callback out, or pass carries_out={{{effect.__name__}: ...}}."
-                    )
-            if part.step is not None and not runs_step_hooks:
-                raise ValueError(
-                    f"{part.key}: step hooks must run inside a training step, got a Session around another loop. "
-                    "Train with fncb.fit, or leave the callback out."
-                )
+        refuse_what_nobody_does(self.callbacks, [*self._handlers, Save], runs_step_hooks)
 
     def __enter__(self) -> "Session":
         return self
@@ -164,12 +141,10 @@ class Session:
         Waits for the checkpoint that is being written, and raises what went wrong with it.
         """
         with ExitStack() as closing:  # all of them, whatever one raises; the last one first
-            closing.callback(self._release_folders)
+            closing.callback(self._keeper.close)
             if self._recorder:
                 closing.callback(self._recorder.close)
-            for sink in self._sinks:
-                closing.callback(sink.close)
-            closing.callback(self._saver.close)
+            closing.callback(self._sinks.close)
             closing.callback(self.settle)
             closing.callback(self._screen.close)
 
@@ -183,7 +158,7 @@ class Session:
         return any(
             self.callbacks.hears(kind)
             or (self._record is not None and kind not in _PER_BATCH)
-            or (bool(self._sinks) and kind in _TO_SINKS)
+            or (bool(self._sinks) and kind in Sinks.HEAR)
             for kind in event_types
         )
 
@@ -195,7 +170,7 @@ class Session:
         """
         if self._busy:
             raise RuntimeError("Session: a hook must not send events, got one from inside a hook. Return an effect.")
-        if self._in_flight is not None:
+        if self._keeper.is_writing:
             self.settle(wait=False)
         self._busy = True
         try:
@@ -226,8 +201,7 @@ class Session:
             self._recorder.event(event)
             for effect in effects:
                 self._recorder.effect(effect)
-        if self._sinks and not self._aside:
-            self._to_sinks(kind, event)
+        self._sinks.hear(event)
         return effects
 
     def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:
@@ -259,38 +233,33 @@ class Session:
         return answers
 
     def _save(self, saves: list[Save], event: ev.Event) -> list[ev.Event]:
-        answers: list[ev.Event] = []
-        counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
+        counters: dict[str, Any] = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
         wrong = [name for thing in self.objects.values() if isinstance(thing, nn.Module) for name in not_finite(thing)]
         if wrong:
             log.warning(
                 "fncb: no checkpoint at epoch %d, step %d: parameters must be finite to be saved, got others in %s",
                 *(event.epoch, event.step, wrong),
             )
-            return answers
+            return []
+        answers: list[ev.Event] = []
         named = [{"path": str(store.free_name(save.path)), "requested": save.path} for save in saves]
         for save, saving in zip(saves, named, strict=True):
             self.settle()  # one at a time
-            self.claim(save.within or Path(save.path).parent)
             self._saving = named
             answers += self._prepare_checkpoint(saving["path"], event)
-            tree, path = self.snapshot(event), Path(saving["path"])
-            if save.background:
-                before = self._recorder.sync if self._recorder else None
-                self._saver.save_async(path, tree, before=before, within=save.within)
-                self._in_flight = saving
-            else:
-                if self._recorder:
-                    self._recorder.sync()  # what the checkpoint goes on after must outlive it
-                size = store.write(path, tree, within=save.within)
-                answers.append(ev.Saved(**counters, **saving, bytes=size))
+            tree = self.snapshot(event)
+            # what the checkpoint goes on after must outlive it
+            before = self._recorder.sync if self._recorder else lambda: None
+            written = self._keeper.write(save, saving, tree, before)
+            if written is not None:
+                answers.append(ev.Saved(**counters, **written))
         self._saving = []
         return answers
 
     @property
     def is_writing(self) -> bool:
         """Whether a checkpoint is being written in the background."""
-        return self._in_flight is not None
+        return self._keeper.is_writing
 
     def settle(self, wait: bool = True) -> None:
         """Answers the save in the background, if there is one, with `Saved` as soon as it is on disk.
@@ -299,33 +268,28 @@ class Session:
           wait: whether to wait until it is.
 
         Raises:
-          OSError: what went wrong with it.
+          Exception: what went wrong with it.
         """
-        if self._in_flight is None:
-            return
-        saving, self._in_flight = self._in_flight, None
-        written = self._saver.finished(wait=wait)
+        written = self._keeper.finished(wait) if self.is_writing else None
         if written is None:
-            self._in_flight = saving
             return
-        last, busy, self._busy = self._last, self._busy, True
+        counters: dict[str, Any] = {"epoch": self._last.epoch, "step": self._last.step, "seconds": self.seconds}
+        busy, self._busy = self._busy, True
         try:
-            counters = {"epoch": last.epoch, "step": last.step, "seconds": self.seconds}
-            self._answer([ev.Saved(**counters, **saving, bytes=written.size)])
+            self._answer([ev.Saved(**counters, **written)])
         finally:
             self._busy = busy
 
     def claim_folders(self) -> None:
-        """Takes the folders that callbacks write to, before anything is trained for them."""
+        """Takes the folders that callbacks write to for this run, before anything is trained for them.
+
+        Raises:
+          DirectoryTaken: if another run has one.
+          OSError: if files cannot be written there.
+        """
         for part in self.callbacks.parts or ():
             if "dirpath" in part.config:
-                self.claim(part.config["dirpath"])
-
-    def claim(self, directory: str | Path) -> None:
-        """Takes a folder for this run."""
-
-    def _release_folders(self) -> None:
-        pass
+                self._keeper.claim(part.config["dirpath"])
 
     def hold(self) -> None:
         """What is saved from now on is of this moment, until `release`; for what cannot be gone on with half done."""
@@ -360,24 +324,16 @@ class Session:
 
     def _log(self, effect: Log, event: ev.Event) -> None:
         self.logged.update(effect.metrics)
-        for sink in () if self._aside else self._sinks:
-            sink.log(ev.Metrics(effect.metrics), event)
-
-    def _to_sinks(self, kind: type[ev.Event], event: Any) -> None:
-        if kind is ev.TrainBatchEnd and event.step % self._log_every:
-            return
-        if kind in _TO_SINKS:
-            for sink in self._sinks:
-                sink.log(event.metrics, event)
+        self._sinks.log(ev.Metrics(effect.metrics), event)
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
         """What is logged in this block reaches no sink and is forgotten, as in a sanity check."""
-        logged, self._aside = dict(self.logged), True
+        logged, self._sinks.resting = dict(self.logged), True
         try:
             yield
         finally:
-            self.logged, self._aside = logged, False
+            self.logged, self._sinks.resting = logged, False
 
     # Saving and resuming.
 

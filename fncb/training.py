@@ -1,23 +1,20 @@
 """Training from its first event to its last: the order of what `fit` does."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from fncb import events as ev
 from fncb.batch import to_device
-from fncb.callback import note
-from fncb.effects import Effect, Save, Skip, Stop, StopEpoch, Validate
+from fncb.effects import Save, Skip, Stop, StopEpoch, Validate
 from fncb.evaluation import VALIDATION, Fire, eval_mode, evaluate
-from fncb.interpret import Handler
-from fncb.loaders import Loader, Loaders
-from fncb.metrics import joined
-from fncb.optimizer import named_groups
-from fncb.position import Position, RandomState
+from fncb.loaders import END, Loader, Loaders
+from fncb.metrics import joined, share_of_window
+from fncb.position import BATCHES, BEFORE_BATCHES, TRAINED, UNDER_WAY, Position, RandomState
+from fncb.rates import Rates
 from fncb.session import Session
 from fncb.settings import Settings, validation_interval
 from fncb.signals import Signals
@@ -26,16 +23,8 @@ from fncb.task import Task
 
 log = logging.getLogger("fncb")
 
-_END = object()
 _IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
 _OF_UPDATES = (ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
-
-# The phases of an epoch, in order. Most are the event that was heard last.
-_BEFORE_BATCHES = ("", "EpochStart", "TrainEpochStart")
-_TRAINED = ("Stepped", "Scheduled")  # a batch is, and its last event has not been: hooks, then schedules, then that
-_UNDER_WAY = ("TrainBatchStart", *_TRAINED)
-_BATCHES = (*_UNDER_WAY, "TrainBatchEnd", "Validating", "Measured", "ValidationEnd", "Validated")
-_AFTER_BATCHES = ("BatchesDone", "TrainEpochEnd", "EpochEnd")
 
 
 class Training:
@@ -48,7 +37,7 @@ class Training:
         self,
         task: Task,
         step: Step,
-        schedules: Mapping[str, LRScheduler],
+        rates: Rates,
         train: Loaders,
         val: Loaders,
         where: torch.device,
@@ -57,7 +46,7 @@ class Training:
         settings: Settings,
         signals: Signals,
     ):
-        self.task, self.step, self.schedules, self.where = task, step, schedules, where
+        self.task, self.step, self.rates, self.where = task, step, rates, where
         self.train, self.val = train, val
         self.at, self.randomness, self.settings, self.signals = at, randomness, settings, signals
         self.session: Session
@@ -68,11 +57,6 @@ class Training:
         self._seconds = settings.validates_by_time
         if not train.is_function:
             self._take_count(train.at(None)[0])
-
-    def asks(self) -> dict[type[Effect], Handler]:
-        """The effects that the loop itself carries out, when their moment has come."""
-        asked: dict[type[Effect], Handler] = {Skip: self._ask_to_skip, StopEpoch: self._ask_to_stop_epoch}
-        return {**asked, Validate: self._ask} if self.val.wanted else asked
 
     def take_session(self, session: Session) -> None:
         """The session whose callbacks hear the events."""
@@ -110,7 +94,7 @@ class Training:
         if not self.is_done() and self.train.wanted:
             self.loader()
             self.at.validated_at = self.at.validated_at or self.session.seconds
-            self.fire(ev.TrainStart, metrics=self.lrs())
+            self.fire(ev.TrainStart, metrics=self.rates.lrs())
             while not self.is_done():
                 self.epoch()
             self.session.settle()
@@ -168,24 +152,26 @@ class Training:
     def epoch(self) -> None:
         """Trains an epoch, or what is left of it at the position and random state of a checkpoint."""
         at, now = self.at, self.randomness.now()
-        goes_on = at.phase in _BATCHES
+        goes_on = at.phase in BATCHES
         at.cut = False
         loader = self.loader()
         loader.set_epoch(at.epoch)
         self.begin_epoch()
         self._hold(now if goes_on else None)
-        fetch = self._fetching(loader, goes_on)
+        if goes_on:
+            self.randomness.put_back(self.randomness.at_epoch)
+        fetch = loader.fetching(*at.before_next)
         upcoming, state = fetch()
-        if goes_on and at.phase not in _UNDER_WAY:
+        if goes_on and at.phase not in UNDER_WAY:
             self.randomness.put_back(now)
             self.catch_up()
-        while upcoming is not _END and self.takes_batch():
-            if at.phase not in _BEFORE_BATCHES:
-                self._hold(now if at.phase in _UNDER_WAY else None)
+        while upcoming is not END and self.takes_batch():
+            if at.phase not in BEFORE_BATCHES:
+                self._hold(now if at.phase in UNDER_WAY else None)
             batch = upcoming
             upcoming, state = fetch()
-            at.epoch_is_over = upcoming is _END
-            if at.phase in _UNDER_WAY:
+            at.epoch_is_over = upcoming is END
+            if at.phase in UNDER_WAY:
                 self.randomness.put_back(now)
             if not self.batch(batch, state):
                 break
@@ -199,14 +185,14 @@ class Training:
             at.asked.clear()
             if not at.epoch_is_over:
                 at.epoch_is_over = True
-                self.advance_schedules("epoch")
+                self.rates.advance("epoch")
         at.phase = "BatchesDone"
         self.end_epoch()
 
     def takes_batch(self) -> bool:
         """Whether there is a batch to finish, or one to begin if the loader has any."""
         at = self.at
-        if at.phase in _TRAINED:
+        if at.phase in TRAINED:
             return True
         stopped = at.asked and StopEpoch.__name__ in at.asked
         return not stopped and (at.phase == "TrainBatchStart" or not self.is_over())
@@ -225,7 +211,8 @@ class Training:
             self.randomness.at_epoch = self.randomness.now()
             self.reach(ev.EpochStart, "phase", "EpochStart")
         if at.phase == "EpochStart":
-            self.reach(ev.TrainEpochStart, "phase", "TrainEpochStart", batches=self._n_batches, metrics=self.lrs())
+            given = {"batches": self._n_batches, "metrics": self.rates.lrs()}
+            self.reach(ev.TrainEpochStart, "phase", "TrainEpochStart", **given)
 
     def loader(self) -> Loader:
         """The loader of the epoch, made anew when that is due."""
@@ -237,29 +224,6 @@ class Training:
         self._n_batches = loader.count
         self._interval = validation_interval(self.settings, self._n_batches, self.val.wanted and self.train.wanted)
 
-    def _fetching(self, loader: Loader, goes_on: bool) -> Callable[[], tuple[Any, Any]]:
-        """What gives the next batch of the epoch, and with it the loader's state from before, if it keeps one."""
-        at, given = self.at, loader.batches
-        keeps_state = loader.keeps_state
-        taken, state = at.batches, at.loader_next
-        if at.phase in _TRAINED:
-            taken, state = at.batches - 1, at.loader
-        if goes_on:
-            self.randomness.put_back(self.randomness.at_epoch)
-        if goes_on and keeps_state and state is not None:
-            given.load_state_dict(state)
-            batches = loader.first(iter(given), taken)
-        else:
-            batches = iter(loader)
-            for _ in range(taken):
-                next(batches, None)
-
-        def fetch() -> tuple[Any, Any]:
-            state = given.state_dict() if keeps_state else None
-            return next(batches, _END), state
-
-        return fetch
-
     def catch_up(self) -> None:
         """What came after the event at which a checkpoint was written, and before the next batch."""
         phase = self.at.phase
@@ -270,18 +234,6 @@ class Training:
         ):
             self.validation()
 
-    def must_go_on_exactly(self, or_not: bool) -> None:
-        """Raises if the loader's order in the middle of this epoch is lost, unless that is allowed."""
-        at = self.at
-        if or_not or not at.batches or at.phase not in _BATCHES or not self.train.wanted:
-            return
-        if any(loader.is_shuffled for loader in self.train.at(None)):
-            raise ValueError(
-                f"fit: train must tell where it is to go on in the middle of an epoch, got a shuffled DataLoader and a "
-                f"checkpoint of epoch {at.epoch} after {at.batches} batches. Use fncb.batches(dataset, ...) or "
-                "torchdata's StatefulDataLoader, or pass allow_inexact_resume=True: then its order is drawn again."
-            )
-
     def end_epoch(self) -> None:
         """What comes after the batches, as far as it has not been; the next epoch's number counts from here."""
         at = self.at
@@ -290,7 +242,7 @@ class Training:
         if at.phase == "TrainEpochEnd":
             self.reach(ev.EpochEnd, "phase", "EpochEnd")
         if at.phase == "EpochEnd" and at.epoch_is_over:
-            self.advance_plateau("epoch")
+            self.advance_plateaus("epoch")
             at.epoch, at.phase = at.epoch + 1, ""
         elif at.phase == "EpochEnd":  # it was stopped, and a run that goes on does so in the middle
             at.cut, at.phase = True, "Validated"
@@ -304,11 +256,11 @@ class Training:
         """
         at = self.at
         batch = to_device(batch, self.where)
-        if at.phase not in _UNDER_WAY and batch is not None and self._wants[ev.TrainBatchStart]:
-            live = {"batch": batch, "metrics": self.lrs()}
+        if at.phase not in UNDER_WAY and batch is not None and self._wants[ev.TrainBatchStart]:
+            live = {"batch": batch, "metrics": self.rates.lrs()}
             self.reach(ev.TrainBatchStart, "phase", "TrainBatchStart", batch_idx=at.batches, **live)
             self._hold(None)
-        if at.phase not in _TRAINED:
+        if at.phase not in TRAINED:
             if at.asked and StopEpoch.__name__ in at.asked:
                 return False
             self.train_on(batch, state_after)
@@ -316,7 +268,7 @@ class Training:
         if at.phase == "Stepped":
             self.end_step()
         if self._wants[ev.TrainBatchEnd]:
-            outputs = _share_of_window(at.latest, at.window) if at.made else None
+            outputs = share_of_window(at.latest, at.window) if at.made else None
             live = {"batch": batch, "outputs": outputs, "metrics": at.latest}
             self.reach(ev.TrainBatchEnd, "phase", "TrainBatchEnd", batch_idx=at.batches - 1, **live)
         else:
@@ -333,8 +285,8 @@ class Training:
                 at.window = at.accumulate
                 step.set_accumulation(at.window)
             update = at.epoch_is_over or at.in_window + 1 >= at.window
-            made = first, update, step.turns_of_round(at.step)
-            latest = step(batch, update, *made[::2])
+            turns = step.turns_of_round(at.step)
+            latest, made = step(batch, update, first, turns), (first, update, turns)
             at.in_window = 0 if update else at.in_window + 1
             at.step += update
         at.latest, at.made, at.told = latest, made, 0
@@ -351,9 +303,9 @@ class Training:
             if self._in_step:
                 self._tell_of_step(first, update, turns)
             if update:
-                self.advance_schedules("step", turns)
+                self.rates.advance("step", turns)
         if at.epoch_is_over:
-            self.advance_schedules("epoch")
+            self.rates.advance("epoch")
         at.phase = "Scheduled"
 
     def _tell_of_step(self, first: bool, update: bool, turns: tuple[int, ...]) -> None:
@@ -405,7 +357,7 @@ class Training:
             last = {"metrics": at.validated, "epoch_is_over": at.epoch_is_over}
             with eval_mode(self.task.model):
                 self.reach(ev.ValidationEnd, "phase", "ValidationEnd", **last)
-        self.advance_plateau("step")
+        self.advance_plateaus("step")
         at.phase = "Validated"
 
     def hold(self) -> None:
@@ -418,48 +370,25 @@ class Training:
         self.session.release()
         self.randomness.held = None
 
-    # Schedules and metrics.
+    # Metrics.
 
-    def advance_schedules(self, interval: str, turns: tuple[int, ...] | None = None) -> None:
-        """Advances the schedules of an interval, of some turns or all, but for those that wait for a metric."""
-        if self.schedules and self.task.schedule_interval == interval:
-            for i, turn in enumerate(self.step.turns):
-                schedule = self.schedules.get(turn.name or "")
-                if (turns is None or i in turns) and schedule and not isinstance(schedule, ReduceLROnPlateau):
-                    schedule.step()
-            self.step.check_settings()
-
-    def advance_plateau(self, interval: str) -> None:
-        """Gives each `ReduceLROnPlateau` its metric: after an epoch, or after each validation ("step")."""
-        if self.task.schedule_interval != interval:
-            return
-        for schedule in self.schedules.values():
-            if isinstance(schedule, ReduceLROnPlateau):
-                metrics, monitor = self.metrics_of_epoch(), self.task.schedule_monitor
-                metrics = metrics.with_values(self.session.logged)
-                if monitor not in metrics and self.val.wanted and self.at.validated_in != self.at.epoch:
-                    continue  # an epoch without validation
-                try:
-                    schedule.step(metrics[monitor])  # waits for the device, once a validation or an epoch
-                except KeyError as error:
-                    note(error, f"Task: schedule_monitor={monitor!r} must be a metric of the epoch.")
-                    raise
-                self.step.check_settings()
+    def advance_plateaus(self, interval: str) -> None:
+        """Gives schedules that wait for a metric those of the epoch."""
+        expected = not self.val.wanted or self.at.validated_in == self.at.epoch
+        self.rates.advance_plateaus(
+            interval, lambda: self.metrics_of_epoch().with_values(self.session.logged), expected
+        )
 
     def metrics(self) -> ev.Metrics:
         """The last batch's, the epoch's means, those of the last validation, the learning rates."""
-        return joined(self.at.latest, self.step.means(), self.at.validated, self.lrs())
+        return joined(self.at.latest, self.step.means(), self.at.validated, self.rates.lrs())
 
     def metrics_of_epoch(self) -> ev.Metrics:
         """The same, but for those of a validation in an earlier epoch."""
         validated = self.at.validated if self.at.validated_in == self.at.epoch else ev.Metrics()
-        return joined(self.at.latest, self.step.means(), validated, self.lrs())
+        return joined(self.at.latest, self.step.means(), validated, self.rates.lrs())
 
-    def lrs(self) -> ev.Metrics:
-        """Learning rates by name."""
-        return ev.Metrics({name: float(group["lr"]) for name, group in named_groups(self.step.optimizers)})
-
-    # What a checkpoint holds of this, and effects.
+    # What a checkpoint holds of this.
 
     def state_dict(self) -> dict[str, Any]:
         """The reason of a stop that still waits for `min_epochs` or `min_steps`; one that ends the run is not kept."""
@@ -470,30 +399,3 @@ class Training:
         """Takes back what `state_dict` gave."""
         if saved["stop"] is not None:
             self.session.stopped = Stop(saved["stop"])
-
-    def _ask(self, effect: Effect, _: ev.Event) -> None:
-        if type(effect).__name__ not in self.at.asked:
-            self.at.asked.append(type(effect).__name__)
-
-    def _ask_to_skip(self, effect: Skip, event: ev.Event) -> None:
-        if type(event) is not ev.TrainBatchStart:
-            raise ValueError(f"Skip: it must be asked for at on_train_batch_start, got it at {type(event).__name__}.")
-        self._ask(effect, event)
-
-    def _ask_to_stop_epoch(self, effect: StopEpoch, event: ev.Event) -> None:
-        if self.at.phase in ("", *_AFTER_BATCHES):
-            raise ValueError(f"StopEpoch: an epoch must be under way, got it at {type(event).__name__}.")
-        if type(event) is ev.TrainBatchStart:
-            self.at.epoch_is_over = False  # so that what is left out is noticed
-        self._ask(effect, event)
-
-
-def _share_of_window(metrics: ev.Metrics, n: int) -> ev.Metrics:
-    """A batch's metrics with each loss as it entered the window of `n` batches; nothing is read."""
-    if n == 1 or metrics.pending is None:
-        return metrics
-    vector = metrics.pending.clone()
-    for i, name in enumerate(metrics):
-        if name.split("/")[0] == "loss":
-            vector[i].div_(n)
-    return ev.Metrics(None, tuple(metrics), vector)

@@ -19,15 +19,15 @@ FLOORS = (
     ("callbacks",),
     # floor 3 in five: rooms that stand alone, what puts them together, what is made of those
     (
-        *("batch", "compiling", "disk", "measures", "notation", "optimizer", "packing", "phases", "position"),
+        *("batch", "compiling", "data", "disk", "measures", "notation", "optimizer", "packing", "phases", "position"),
         *("signals", "sinks", "snapshot"),
     ),
     ("formats", "loaders", "lock", "recording", "task"),
     ("store",),
     ("contents", "evaluation", "hindsight", "interpret", "precision", "regions", "saving", "weights"),
-    ("resume", "settings", "step"),
+    ("keeper", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
-    ("control", "run", "session"),
+    ("control", "rates", "run", "session"),
     ("staging", "training"),
     ("loop",),
     ("adapters", "cli", "testing"),

@@ -173,7 +173,7 @@ def test_a_closed_saver_saves_no_more(tmp_path):
     saver = Saver()
     saver.close()
 
-    with pytest.raises(RuntimeError, match="it must be open to save .*a, got a closed one"):
+    with pytest.raises(RuntimeError, match="it must be open to save"):
         saver.save_async(tmp_path / "a", {})
     assert saver.close() is None
 
@@ -194,7 +194,7 @@ def test_an_interrupted_wait_changes_nothing(wait, saver, tmp_path):
         go_on.wait()
 
     saver.save_async(tmp_path / "a", {"step": 1}, before=interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may come a little earlier than the wait
         waiting.set()
         wait(saver, tmp_path / "b")
     go_on.set()
@@ -229,7 +229,8 @@ from fncb.saving import Saver
 
 ended = threading.Event()
 threading._register_atexit(ended.set)  # called when the main thread has run to its end, before others are waited for
-Saver().save_async(sys.argv[1], {"w": torch.arange(100_000)}, before=ended.wait)
+saver = Saver()
+saver.save_async(sys.argv[1], {"w": torch.arange(100_000)}, before=ended.wait)
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(store.__file__).parent.parent)}
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=True, env=environment, timeout=60)

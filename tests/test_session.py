@@ -79,7 +79,7 @@ def test_going_on_from_a_file_deletes_none_that_came_after_it(tmp_path):
     with Session(best) as first:
         first(ValidationEnd(step=1, metrics={"val_loss": 2.0}))
         first(ValidationEnd(step=2, metrics={"val_loss": 1.0}))
-    (older,) = tmp_path.iterdir()
+    (older,) = tmp_path.glob("*.safetensors")
     (tmp_path / "best.safetensors").write_bytes(b"another run's")
 
     with Session(best) as again:
@@ -185,7 +185,7 @@ def test_a_session_goes_on_where_another_saved(tmp_path):
         for epoch, value in enumerate(losses):
             straight(ValidationEnd(epoch=epoch, step=epoch, metrics={"val_loss": value}))
     straight_state = str(straight.state).replace(str(tmp_path), "")
-    for file in tmp_path.iterdir():
+    for file in tmp_path.glob("*.safetensors"):
         file.unlink()
 
     with Session(callbacks()) as first:
@@ -197,7 +197,7 @@ def test_a_session_goes_on_where_another_saved(tmp_path):
             second(ValidationEnd(epoch=epoch, step=epoch, metrics={"val_loss": losses[epoch]}))
 
     assert str(second.state).replace(str(tmp_path), "") == straight_state
-    assert [file.name for file in tmp_path.iterdir()] == ["epoch=3-step=3.safetensors"]
+    assert [file.name for file in tmp_path.glob("*.safetensors")] == ["epoch=3-step=3.safetensors"]
 
 
 def test_arguments_of_the_new_run_are_not_overridden_by_what_was_saved(tmp_path):

@@ -1,7 +1,7 @@
 """Save the best and the last states of a run."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from pathlib import PurePath
 from typing import Any, Literal
@@ -18,11 +18,11 @@ SUFFIX = ".safetensors"
 
 @attrs.frozen
 class Asked:
-    """A save that was asked for and is not on disk yet: its name, its score, whether it is a last one."""
+    """A save that was asked for and is not on disk yet: its name, its score, and what it is kept as."""
 
     path: str
     score: float | None = None
-    last: bool = False
+    kept_as: Literal["best", "last", "rescue"] = "best"
 
 
 @attrs.frozen
@@ -34,6 +34,7 @@ class CheckpointState:
       best_model_score: its score.
       best_k_models: score of each file kept for its score, by path.
       last_model_path: file that `save_last` keeps.
+      rescue_path: file that was saved when the run was cut off; it goes when the next one is on disk.
       current_score: score at the last check.
       epoch: of the last check, None before the first.
       step: of the last check, None before the first.
@@ -46,6 +47,7 @@ class CheckpointState:
     best_model_score: float | None = None
     best_k_models: Mapping[str, float | None] = attrs.field(factory=dict)
     last_model_path: str | None = None
+    rescue_path: str | None = None
     current_score: float | None = None
     epoch: int | None = None
     step: int | None = None
@@ -66,6 +68,9 @@ def checkpoint(
     filename: str = "{epoch}-{step}",
     auto_insert_metric_name: bool = True,
     save_on_train_epoch_end: bool | None = None,
+    save: Literal["sync", "async"] = "sync",
+    save_on_exception: bool = False,
+    save_on_signal: bool = False,
     verbose: bool = False,
     key: str | None = None,
 ) -> Callback[CheckpointState]:
@@ -94,6 +99,12 @@ def checkpoint(
       auto_insert_metric_name: whether `{epoch}` becomes `epoch=3` and not `3`.
       save_on_train_epoch_end: True makes checks due when an epoch ends, as for a metric that is known only then, such
         as `loss_epoch`; False, when a validation ends; None, as above.
+      save: whether training waits until a file is on disk ("sync"), or only for a copy in memory, from which it is
+        written in the background ("async").
+      save_on_exception: whether to save when anything raises, Ctrl-C and SIGTERM included, as `rescue-{epoch}-{step}`:
+        the run goes on from there exactly, unless the very update of a batch failed half way, of which nothing is
+        saved. Keeps the random state of every batch until it is over, about 20 microseconds each.
+      save_on_signal: whether to save, likewise, when Ctrl-C or SIGTERM is acted on.
       verbose: whether to print what was saved and what was not good enough.
       key: names the state; `checkpoint(<monitor>)`, or `checkpoint`, by default.
 
@@ -110,7 +121,7 @@ def checkpoint(
       >>> end = ev.ValidationEnd(epoch=0, step=5, metrics={"val_loss": 0.5})
       >>> state, effects = best.transition(best.init(), end)
       >>> effects
-      (Save(path='runs/a/epoch=0-step=5.safetensors'),)
+      (Save(path='runs/a/epoch=0-step=5.safetensors', within='runs/a', background=False),)
 
     Lightning's `enable_version_counter` is left out, as nothing is ever overwritten, and so is `save_last="link"`.
     """
@@ -121,8 +132,13 @@ def checkpoint(
         raise TypeError(f"checkpoint: monitor must be a metric's name or None, got {monitor!r}.")
     if mode not in ("min", "max"):
         raise ValueError(f"checkpoint: mode must be 'min' or 'max', got {mode!r}.")
+    if save not in ("sync", "async"):
+        raise ValueError(f"checkpoint: save must be 'sync' or 'async', got {save!r}.")
     if not isinstance(save_last, bool):
         raise ValueError(f"checkpoint: save_last must be True or False, got {save_last!r}. There are no links yet.")
+    for name in ("save_on_exception", "save_on_signal"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"checkpoint: {name} must be True or False, got {config[name]!r}.")
     for name, least in (("save_top_k", -1), ("every_n_epochs", 1), ("every_n_train_steps", 1)):
         value = config[name]
         if (value is not None or name == "save_top_k") and (type(value) is not int or value < least):
@@ -154,20 +170,25 @@ def checkpoint(
         score = value if monitor is not None and isfinite(value) else None
         saves: list[Asked] = []
         told: list[Print] = []
-
-        def ask(template: str, insert_names: bool, last: bool) -> None:
-            name = file_name(template, lambda name: _value_of(name, event), insert_names)
-            saves.append(Asked(str(PurePath(folder, name + SUFFIX)), score, last))
-
         if belongs(state, score):
-            ask(filename, auto_insert_metric_name, last=False)
+            saves.append(asked(event, filename, auto_insert_metric_name, "best", score))
         elif verbose and save_top_k:
             told.append(Print(f"{who}: {monitor} {value:g} at step {event.step} is not among the best {save_top_k}"))
         if save_last and isfinite(value):
-            ask("last-{epoch}-{step}", True, last=True)
-        asked = (*state.asked, *saves)
-        state = attrs.evolve(state, current_score=score, epoch=event.epoch, step=event.step, asked=asked)
-        return emit(state, *told, *(Save(each.path) for each in saves))
+            saves.append(asked(event, "last-{epoch}-{step}", True, "last", score))
+        state = attrs.evolve(state, current_score=score, epoch=event.epoch, step=event.step)
+        return ask(state, *saves, told=told)
+
+    def asked(event: Any, template: str, insert_names: bool, kept_as: Any, score: float | None = None) -> Asked:
+        name = file_name(template, lambda name: _value_of(name, event), insert_names)
+        return Asked(str(PurePath(folder, name + SUFFIX)), score, kept_as)
+
+    def ask(
+        state: CheckpointState, *saves: Asked, told: Sequence[Print] = (), at_once: bool = False
+    ) -> Emit[CheckpointState]:
+        background = save == "async" and not at_once
+        effects = [Save(each.path, within=folder, background=background) for each in saves]
+        return emit(attrs.evolve(state, asked=(*state.asked, *saves)), *told, *effects)
 
     def on_train_batch_end(state: CheckpointState, event: ev.TrainBatchEnd) -> Any:
         # batches that accumulate share a step, and the first of them made it
@@ -190,13 +211,15 @@ def checkpoint(
         checked = event.epoch == state.validated or (event.epoch, event.step) == (state.epoch, state.step)
         return state if checked or state.paused or (event.epoch + 1) % epochs else check(state, event)
 
-    def keep(state: CheckpointState, ask: Asked, path: str) -> tuple[CheckpointState, list[str | None]]:
+    def keep(state: CheckpointState, saved: Asked, path: str) -> tuple[CheckpointState, list[str | None]]:
         """The state with a file that is on disk, and the paths of those that it replaces."""
-        if ask.last:
+        if saved.kept_as == "rescue":
+            return attrs.evolve(state, rescue_path=path), []
+        if saved.kept_as == "last":
             return attrs.evolve(state, last_model_path=path), [state.last_model_path]
         if monitor is None:
             return attrs.evolve(state, best_model_path=path), [state.best_model_path] if save_top_k == 1 else []
-        kept = {**state.best_k_models, path: ask.score}
+        kept = {**state.best_k_models, path: saved.score}
         worst_first = sorted(kept, key=lambda each: badness(kept[each]), reverse=True)  # of equals, the oldest
         gone = worst_first[: len(kept) - save_top_k] if 0 < save_top_k < len(kept) else []
         kept = {each: score for each, score in kept.items() if each not in gone}
@@ -204,15 +227,27 @@ def checkpoint(
         return attrs.evolve(state, best_k_models=kept, best_model_path=best, best_model_score=kept[best]), [*gone]
 
     def on_saved(state: CheckpointState, event: ev.Saved) -> Any:
-        for i, ask in enumerate(state.asked):
-            if ask.path != event.requested:
+        for i, saved in enumerate(state.asked):
+            if saved.path != event.requested:
                 continue
             later = state.asked[i + 1 :]  # saves are answered in order: an earlier one has failed
-            state, gone = keep(attrs.evolve(state, asked=later), ask, event.path)
+            rescued = state.rescue_path
+            state, gone = keep(attrs.evolve(state, asked=later, rescue_path=None), saved, event.path)
             told = [Print(f"{who}: saved {event.path}")] if verbose else []
-            mine = [path for path in gone if path and path != event.path and PurePath(path).is_relative_to(folder)]
-            return emit(state, *told, *map(Delete, mine))
+            mine = [
+                path
+                for path in (*gone, rescued)
+                if path and path != event.path and PurePath(path).is_relative_to(folder)
+            ]
+            return emit(state, *told, *(Delete(path, within=folder) for path in mine))
         return state
+
+    def on_exception(state: CheckpointState, event: ev.ExceptionRaised) -> Any:
+        # a second Ctrl-C comes in the middle of something
+        whole = event.signal is not None or event.error != "KeyboardInterrupt"
+        if state.paused or not whole or not (save_on_exception or event.signal is not None):
+            return state
+        return ask(state, asked(event, "rescue-{epoch}-{step}", True, "rescue"), at_once=True)
 
     def on_train_end(state: CheckpointState, event: ev.TrainEnd) -> Any:
         if monitor is None or state.step is not None or state.paused:
@@ -236,6 +271,7 @@ def checkpoint(
         on_train_epoch_end=on_train_epoch_end if at_epoch_end and not by_step else None,
         on_train_end=on_train_end,
         on_saved=on_saved,
+        on_exception=on_exception if save_on_exception or save_on_signal else None,
     )
 
 

@@ -1,3 +1,4 @@
+from functools import partial
 from math import inf, nan
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from fncb.callback import compose
 from fncb.callbacks.checkpoint import Asked, CheckpointState, checkpoint
 from fncb.effects import Delete, Print, Save
 from tests.folding import fold
+
+SAVE, DELETE = partial(Save, within="d"), partial(Delete, within="d")
 
 
 def training(epochs, batches, validate_every=None, values=None, accumulate=1, **more):
@@ -101,7 +104,7 @@ def test_epoch_and_step_can_be_monitored():  # F34
 def test_without_a_metric_the_newest_is_kept():  # F31
     run = fold(checkpoint("d"), training(epochs=3, batches=5))
 
-    assert run.of(Save) == tuple(map(Save, at(0, 1, 2)))
+    assert run.of(Save) == tuple(map(SAVE, at(0, 1, 2)))
     assert run.files == at(2)
     assert run.state == CheckpointState(best_model_path=at(2)[0], epoch=2, step=15)
 
@@ -263,11 +266,11 @@ def test_old_files_are_deleted_only_after_the_new_one_is_on_disk():  # promise 4
     run = fold(best, checks(2.0, 1.0))
 
     assert run.effects == (
-        *map(Save, at(0) + at(0, last=True)),
-        *map(Save, at(1) + at(1, last=True)),
-        *map(Delete, at(0) + at(0, last=True)),
+        *map(SAVE, at(0) + at(0, last=True)),
+        *map(SAVE, at(1) + at(1, last=True)),
+        *map(DELETE, at(0) + at(0, last=True)),
     )
-    assert best.transition(run.state, checks(0, 0, 0.5)[2])[1] == tuple(map(Save, at(2) + at(2, last=True)))
+    assert best.transition(run.state, checks(0, 0, 0.5)[2])[1] == tuple(map(SAVE, at(2) + at(2, last=True)))
 
 
 def test_until_it_is_on_disk_a_file_is_only_asked_for():
@@ -281,7 +284,7 @@ def test_a_name_that_is_taken_gets_a_version():
     best = checkpoint("d", monitor="val_loss", filename="best")
     run = fold(best, checks(3.0, 2.0, 1.0), files=["d/best.safetensors"])
 
-    assert run.of(Save) == (Save("d/best.safetensors"),) * 3
+    assert run.of(Save) == (SAVE("d/best.safetensors"),) * 3
     assert run.files == ("d/best.safetensors", "d/best-v1.safetensors")  # the first is not its own
     assert run.state.best_k_models == {"d/best-v1.safetensors": 1.0}
 
@@ -444,6 +447,9 @@ def test_keys_name_the_metric():
 
 def test_its_arguments_are_its_config():
     assert checkpoint("d", filename="").config == {
+        "save": "sync",
+        "save_on_exception": False,
+        "save_on_signal": False,
         "dirpath": "d",
         "monitor": None,
         "mode": "min",
@@ -477,3 +483,53 @@ def test_f25_without_a_monitor_a_validation_at_the_end_of_an_epoch_leaves_the_sa
         seen += [type(event).__name__ for effect in effects if isinstance(effect, Save)]
 
     assert (len(seen), seen) == (per_epoch, at)
+
+
+# What cuts a run off.
+
+CUT = {"epoch": 1, "step": 7, "error": "ValueError", "message": "no"}
+CTRL_C = {**CUT, "error": "KeyboardInterrupt"}
+RESCUE = "d/rescue-epoch=1-step=7.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("asked", "raised", "saves"),
+    [
+        ({"save_on_exception": True}, CUT, True),
+        ({"save_on_exception": True}, {**CUT, "error": "Terminated", "signal": "SIGTERM"}, True),
+        ({"save_on_exception": True}, {**CTRL_C, "signal": "SIGINT"}, True),
+        ({"save_on_exception": True}, CTRL_C, False),  # a second Ctrl-C comes in the middle of something
+        ({"save_on_signal": True}, {**CTRL_C, "signal": "SIGINT"}, True),
+        ({"save_on_signal": True}, CUT, False),
+        ({}, CUT, False),
+    ],
+)
+def test_what_cuts_a_run_off_is_a_check_if_that_was_asked_for(asked, raised, saves):
+    run = fold(checkpoint("d", save="async", **asked), [ev.ExceptionRaised(**raised)])
+
+    assert run.of(Save) == ((SAVE(RESCUE),) if saves else ())  # not in the background: the process is about to end
+
+
+def test_a_rescue_goes_when_the_next_file_is_on_disk():
+    callback = checkpoint("d", monitor="val_loss", save_on_exception=True)
+    cut = fold(callback, [*checks(1.0), ev.ExceptionRaised(**CUT)])
+
+    assert cut.files == (*at(0), RESCUE)
+    assert cut.state.rescue_path == RESCUE
+    assert fold(callback, checks(1.0, 0.5)[1:], cut.state, files=cut.files).files == at(1)
+
+
+def test_nothing_is_rescued_of_a_run_that_does_not_train():
+    events = [ev.Setup(stage="validate"), ev.ExceptionRaised(**CUT)]
+
+    assert fold(checkpoint("d", save_on_exception=True), events).of(Save) == ()
+
+
+def test_saving_in_the_background_is_asked_for():
+    assert fold(checkpoint("d", save="async"), training(1, 5)).of(Save) == (SAVE(at(0)[0], background=True),)
+
+
+@pytest.mark.parametrize("bad", [{"save": "later"}, {"save_on_exception": "yes"}, {"save_on_signal": 1}])
+def test_when_to_save_is_checked_at_construction(bad):
+    with pytest.raises(ValueError, match=f"checkpoint: {next(iter(bad))} must be"):
+        checkpoint("d", **bad)

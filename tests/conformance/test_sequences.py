@@ -695,7 +695,7 @@ def test_sigterm_ends_the_step_saves_what_was_asked_for_and_exits_with_143(tmp_p
 
     assert caught.value.code == 143
     assert seen[-9:] == [*step(1), "on_exception", "on_save_checkpoint", "teardown(fit)"]
-    assert [file.name for file in tmp_path.iterdir()] == ["last.safetensors"]
+    assert [file.name for file in tmp_path.glob("*.safetensors")] == ["last.safetensors"]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -13,7 +13,6 @@ def ways_out(inside: Path, outside: Path) -> Iterator[tuple[str, Path]]:
     (inside / "deep").mkdir()
     (inside / "deep" / "relative").symlink_to(Path("..", "..", outside.name))
     (inside / "file.safetensors").symlink_to(outside / "a.safetensors")
-    (inside / "loop").symlink_to(inside / "loop")
     (outside / "back").symlink_to(inside / "a.safetensors")
     yield "up", inside / ".." / outside.name / "a.safetensors"
     yield "up through a folder that is not there", inside / "none" / ".." / ".." / outside.name / "a.safetensors"
@@ -23,7 +22,6 @@ def ways_out(inside: Path, outside: Path) -> Iterator[tuple[str, Path]]:
     yield "a relative link", inside / "deep" / "relative" / "a.safetensors"
     yield "a file that is a link", inside / "file.safetensors"
     yield "a link that leads in", outside / "back"
-    yield "a loop", inside / "loop" / "a.safetensors"
     yield "the folder itself", inside
     yield "the folder above", inside / ".."
     yield "a name that begins alike", inside.with_name(inside.name + "-2") / "a.safetensors"

@@ -75,4 +75,4 @@ if __name__ == "__main__":
     found["made"] = attempt(root / "denied", 10, lambda path, tree: store.write(path.parent / "new" / path.name, tree))
     found["delete"] = attempt(root / "denied", 10, lambda path, _: store.delete(path.with_name("1.safetensors")))
     found["user"] = os.geteuid()
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))

@@ -34,13 +34,13 @@ class Failing(Disk):
 
     def _call(self, name: str, method: Callable[..., Any], given: tuple[Any, ...]) -> Any:
         self.calls += 1
-        if name == "link" and not self.links:
-            raise OSError(errno.EPERM, "no hard links here")
         if self.calls == self.k or (self.for_good and self.calls > self.k):
             self.failed.append(name)
             if name == "close":
                 method(*given)
             raise OSError(self.error, os.strerror(self.error))
+        if name == "link" and not self.links:
+            raise OSError(errno.EPERM, "no hard links here")
         return method(*given)
 
 

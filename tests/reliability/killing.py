@@ -35,7 +35,7 @@ def save_until_killed(folder: Path, size: int, overwrite: bool, report: int) -> 
 
 
 def kill_one(folder: Path, rng: random.Random) -> dict[str, Any]:
-    size, overwrite = rng.choice([100, 10_000, 300_000]), rng.random() < 0.3
+    size, overwrite = rng.choice([100, 10_000, 200_000]), rng.random() < 0.3
     formats.LARGE = store.LARGE = rng.choice([1, 4 << 20])  # with a second thread and without
     folder.mkdir()
     reports, report = os.pipe()
@@ -45,13 +45,13 @@ def kill_one(folder: Path, rng: random.Random) -> dict[str, Any]:
         save_until_killed(folder, size, overwrite, report)
         os._exit(1)
     os.close(report)
-    text, begins = b"", time.monotonic()
-    kill_at = begins + 10
+    text, saves = b"", rng.randrange(4)
+    kill_at = latest = time.monotonic() + 10
     while (now := time.monotonic()) < kill_at:
         if select.select([reports], [], [], kill_at - now)[0]:
-            if not text:  # its first save begins
-                kill_at = time.monotonic() + rng.uniform(0, 0.02)
             text += os.read(reports, 1 << 16)
+            if kill_at == latest and text.count(b"saved") >= saves:
+                kill_at = time.monotonic() + rng.uniform(0, 0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     while more := os.read(reports, 1 << 16):
@@ -97,5 +97,5 @@ if __name__ == "__main__":
     rng = random.Random(seed)
     for i in range(n):
         kill = kill_one(root / str(i), rng)
-        print(json.dumps({**kill, "faults": faults(kill), "inside": inside(kill)}), flush=True)
+        sys.stdout.write(json.dumps({**kill, "faults": faults(kill), "inside": inside(kill)}) + "\n")
         shutil.rmtree(kill["folder"])

@@ -77,4 +77,6 @@ def take_over(folder: Path) -> str:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     races = [race(root / "race", 6) for _ in range(int(sys.argv[2]))]
-    print(json.dumps({"races": races, "taken over": [take_over(root / "over") for _ in range(int(sys.argv[2]))]}))
+    sys.stdout.write(
+        json.dumps({"races": races, "taken over": [take_over(root / "over") for _ in range(int(sys.argv[2]))]})
+    )

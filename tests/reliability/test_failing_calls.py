@@ -57,7 +57,9 @@ def test_a_failing_call_raises_or_does_no_harm(way, for_good, tmp_path, record_p
                 break
         assert k > 5
 
-    record_property("count", f"R3: {way}, {made} failing calls: 0 unclear, 0 saves lost, 0 files left")
+    record_property(
+        "count", f"R3: {way}{', for good' * for_good}: {made} failing calls, 0 unclear, 0 saves lost, 0 files left"
+    )
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -25,7 +25,5 @@ def test_no_acknowledged_save_is_lost_in_a_power_cut(saves, links, large, tmp_pa
     assert wrong == []
     assert disks > 60
     calls = len([note for note in disk.notes if note[0] not in ("saved", "deleting")])
-    record_property(
-        "count",
-        f"R2: {saves.__name__}{'' if links else ' without links'}{', large' * large}, {calls} calls: {disks} disks after a power cut, 0 saves lost",
-    )
+    what = f"{saves.__name__}{'' if links else ' without links'}{', large' * large}"
+    record_property("count", f"R2: {what}, {calls} calls: {disks} disks after a power cut, 0 saves lost")
