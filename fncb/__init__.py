@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fncb.callback import StepHooks as StepHooks
     from fncb.callback import compose as compose
     from fncb.callback import emit as emit
+    from fncb.contents import inspect as inspect
+    from fncb.data import batches as batches
     from fncb.effects import Apply as Apply
     from fncb.effects import Attach as Attach
     from fncb.effects import Delete as Delete
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from fncb.hindsight import history as history
     from fncb.hindsight import replay as replay
     from fncb.hindsight import whatif as whatif
+    from fncb.loop import Resumed as Resumed
     from fncb.loop import Run as Run
     from fncb.loop import fit as fit
     from fncb.loop import predict as predict
@@ -44,19 +47,24 @@ if TYPE_CHECKING:
     from fncb.snapshot import load_state_dict as load_state_dict
     from fncb.snapshot import state_dict as state_dict
     from fncb.task import Task as Task
+    from fncb.weights import load as load
+    from fncb.weights import load_torch as load_torch
 
 # Where each public name lives: loaded when it is used, so that replaying a recording never loads torch.
 _ROOMS = {
     "callback": ("Callback", "EmptyState", "StepHooks", "compose", "emit"),
+    "contents": ("inspect",),
+    "data": ("batches",),
     "effects": (
         *("Apply", "Attach", "Delete", "Freeze", "Log", "LogHistogram", "LogImage", "Print", "Render", "Save"),
         *("SetAccumulation", "SetLR", "Skip", "Stop", "StopEpoch", "Unfreeze", "Validate"),
     ),
-    "loop": ("Run", "fit", "predict", "test", "validate"),
+    "loop": ("Resumed", "Run", "fit", "predict", "test", "validate"),
     "hindsight": ("history", "replay", "whatif"),
     "session": ("Session",),
     "snapshot": ("load_state_dict", "state_dict"),
     "task": ("Task",),
+    "weights": ("load", "load_torch"),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 _MODULES = ("callbacks", "effects", "events", "sinks")

@@ -1,7 +1,6 @@
 """`fit`, `validate`, `test` and `predict`: what is asked for is checked, put together, run and summed up."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 
 from fncb import events as ev
 from fncb.callback import Callback, compose
-from fncb.callbacks import progress_bar
 from fncb.control import Control
 from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, flat, predictions
 from fncb.loaders import Loaders
@@ -23,7 +21,6 @@ from fncb.run import Run as Run
 from fncb.session import Session
 from fncb.settings import (
     Interval,
-    check_limit,
     device_for,
     seed_everything,
     settings_of,
@@ -32,7 +29,7 @@ from fncb.settings import (
 )
 from fncb.signals import Signals
 from fncb.sinks.sink import Sink
-from fncb.staging import check_resume, go_on, guarded, set_up
+from fncb.staging import check_resume, go_on, guarded, limited, set_up, with_progress
 from fncb.step import Step
 from fncb.task import Task, make_schedules, make_turns
 from fncb.training import Training
@@ -157,7 +154,7 @@ def fit(
     if seed is not None:
         seed_everything(seed)
     where = device_for(device)
-    callbacks = _with_progress(with_sugar(settings, compose(callbacks)), progress)
+    callbacks = with_progress(with_sugar(settings, compose(callbacks)), progress)
     if settings.detect_anomaly and compile:
         log.warning("fncb: the step runs as eager: detect_anomaly looks at each operation")
     task.model.to(where)
@@ -260,7 +257,7 @@ def validate(
       >>> validate(task, [torch.ones(4), torch.zeros(2)]).metrics
       {'val_loss': 0.6666666865348816}
     """
-    loaders = _limited("validate", "val", val, limit_val_batches)
+    loaders = limited("validate", "val", val, limit_val_batches)
     return _pass(VALIDATION, task, loaders, callbacks, precision, device, resume, record, sinks, progress)
 
 
@@ -299,7 +296,7 @@ def test(
       >>> test(task, several).metrics
       {'test_loss/ones': 1.0, 'test_loss/zeros': 0.0}
     """
-    loaders = _limited("test", "test", test, limit_test_batches)
+    loaders = limited("test", "test", test, limit_test_batches)
     return _pass(TEST, task, loaders, callbacks, precision, device, resume, record, sinks, progress)
 
 
@@ -343,15 +340,9 @@ def predict(
       >>> predict(task, [torch.ones(2), torch.zeros(1)]).predictions
       [tensor([1., 1.]), tensor([0.])]
     """
-    loaders = _limited("predict", "batches", batches, limit_predict_batches)
+    loaders = limited("predict", "batches", batches, limit_predict_batches)
     keep = return_predictions
     return _pass(PREDICTION, task, loaders, callbacks, precision, device, resume, record, sinks, progress, keep)
-
-
-def _limited(stage: str, name: str, given: Any, limit: int | float | None) -> Loaders:
-    limit = 1.0 if limit is None else limit
-    check_limit(stage, f"limit_{'val' if stage == 'validate' else stage}_batches", limit)
-    return Loaders(f"{stage}: {name}", given, limit)
 
 
 def _pass(
@@ -368,7 +359,7 @@ def _pass(
     keep: bool = False,
 ) -> Run:
     """A stage that does not train."""
-    composed, where, signals = _with_progress(compose(callbacks), progress), device_for(device), Signals()
+    composed, where, signals = with_progress(compose(callbacks), progress), device_for(device), Signals()
     task.model.to(where)
     task = with_precision(task, checked(the.stage, precision), where)
     objects = {"model": task.model}
@@ -405,9 +396,3 @@ def _pass(
         recording=session.recording,
         predictions=flat(kept) if keep else None,
     )
-
-
-def _with_progress(callbacks: Callback[Any], progress: bool | None) -> Callback[Any]:
-    there = any(part.key == "progress_bar" for part in callbacks.parts or ())
-    wanted = sys.stdout.isatty() if progress is None else progress
-    return compose(callbacks, progress_bar()) if wanted and not there else callbacks

@@ -21,6 +21,8 @@ from fncb import events as ev
 from fncb.callback import StepHooks
 from fncb.tree import map_leaves
 
+FIRST_SCALE = 2.0**16  # of a loss whose gradients are half precision; torch.amp's default
+
 GROWTH_INTERVAL = 2000  # updates without overflow after which the loss scale doubles; torch.amp's default
 
 LARGEST_SCALE = 2.0**127  # the next one would not be finite
@@ -85,6 +87,35 @@ class Scratch:
     skip: Tensor | None = None
     stop: Tensor | None = None
     overflow: Tensor | None = None
+
+
+def new_carry(turns: int, dtype: torch.dtype, device: torch.device, scaled: bool) -> dict[str, Any]:
+    """What stays from batch to batch beside model, optimizers and step states.
+
+    Args:
+      turns: how many there are.
+      dtype: of sums.
+      device: where the model is.
+      scaled: whether losses are scaled up.
+    """
+    number, whole = {"dtype": dtype, "device": device}, {"dtype": torch.int64, "device": device}
+
+    def of_turn() -> dict[str, Tensor]:
+        means = {"sums": torch.zeros(1, **number), "weight": torch.zeros((), **number)}  # times batch size
+        counted = {"counted": torch.zeros((), **whole)}  # batches of the window, skipped ones not
+        if not scaled:
+            return means | counted
+        scale = {"scale": torch.full((), FIRST_SCALE, dtype=torch.float32, device=device)}
+        calm = {"calm": torch.zeros((), **whole)}  # updates since the last overflow
+        return means | counted | scale | calm | {"overflow": torch.zeros((), dtype=torch.bool, device=device)}
+
+    return {
+        "step": torch.zeros((), **whole),
+        "epoch": torch.zeros((), **whole),
+        "share": torch.ones((), **number),  # of a window's loss that one batch makes up
+        "grads": {},  # the window's so far, by parameter name; empty without accumulation
+        "turns": [of_turn() for _ in range(turns)],
+    }
 
 
 def heard(

@@ -144,7 +144,7 @@ def _noted(value: Any) -> Any:
         return [_noted(each) for each in value]
     if isinstance(value, Callable):
         return getattr(value, "__qualname__", type(value).__qualname__)
-    return str(value) if type(value).__str__ is not object.__str__ else type(value).__qualname__
+    return type(value).__qualname__ if type(value).__repr__ is object.__repr__ else repr(value)
 
 
 def differences(callbacks: Callback[Any], saved: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:

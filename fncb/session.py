@@ -18,22 +18,14 @@ from fncb import store
 from fncb.callback import Callback, compose
 from fncb.effects import Attach, Delete, Effect, Log, Save, Stop
 from fncb.interpret import Handler, Screen, handlers, refuse_what_nobody_does
+from fncb.journal import Journal
 from fncb.keeper import Keeper
-from fncb.recording import Recorder
 from fncb.resume import differences, noted
 from fncb.sinks.sink import Sink, Sinks
 from fncb.snapshot import load_state_dict, state_dict
 from fncb.weights import must_fit, not_finite
 
 log = logging.getLogger("fncb")
-
-_PER_BATCH = frozenset(
-    event_type
-    for name, event_type in ev.HOOKS.items()
-    if (issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd) or event_type is ev.BeforeZeroGrad
-)
-"""Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
-
 
 _NO_TIME_TO_SAVE = frozenset(ev.IN_STEP) - {ev.TrainBatchStart, ev.TrainBatchEnd}
 """Events of a batch that is done and not over: they come with the counters from before it."""
@@ -114,8 +106,7 @@ class Session:
         self.attached: Mapping[str, Any] = {}
         self.attempt = self.heard = 0
         self.objects = dict(objects or {})
-        self.recording: Path | None = None
-        self._record, self._recorder = record, None
+        self._journal = Journal(self.callbacks, record)
         self._sinks = Sinks(sinks, log_every_n_steps)
         self._screen = screen or Screen()
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
@@ -142,11 +133,15 @@ class Session:
         """
         with ExitStack() as closing:  # all of them, whatever one raises; the last one first
             closing.callback(self._keeper.close)
-            if self._recorder:
-                closing.callback(self._recorder.close)
+            closing.callback(self._journal.close)
             closing.callback(self._sinks.close)
             closing.callback(self.settle)
             closing.callback(self._screen.close)
+
+    @property
+    def recording(self) -> Path | None:
+        """The file that is recorded to; None before the first event, and if none is."""
+        return self._journal.path
 
     @property
     def seconds(self) -> float:
@@ -156,9 +151,7 @@ class Session:
     def wants(self, *event_types: type[ev.Event]) -> bool:
         """Whether anybody would notice one of these events: a hook, the recording or a sink."""
         return any(
-            self.callbacks.hears(kind)
-            or (self._record is not None and kind not in _PER_BATCH)
-            or (bool(self._sinks) and kind in Sinks.HEAR)
+            self.callbacks.hears(kind) or self._journal.wants(kind) or (bool(self._sinks) and kind in Sinks.HEAR)
             for kind in event_types
         )
 
@@ -174,8 +167,7 @@ class Session:
             self.settle(wait=False)
         self._busy = True
         try:
-            effects = self._hear(event)
-            self.heard += 1
+            effects = self._hear(event, sent=True)
             if effects:
                 self._answer(self._carry_out(effects, self._last))
         finally:
@@ -186,7 +178,7 @@ class Session:
         while answers:
             answers.extend(self._carry_out(self._hear(answers.popleft()), self._last))
 
-    def _hear(self, event: Any) -> tuple[Effect, ...]:
+    def _hear(self, event: Any, sent: bool = False) -> tuple[Effect, ...]:
         kind = type(event)
         if event.seconds == 0.0:
             event = attrs.evolve(event, seconds=self.seconds)
@@ -194,13 +186,10 @@ class Session:
             event = attrs.evolve(event, metrics=event.metrics.with_values(self.logged))
         self.state, effects = self.callbacks.transition(self.state, event)
         self._last = event
+        self.heard += sent
         if self._held is not None and kind in _OF_THE_END:
             self._held = attrs.evolve(self._held, then=(*self._held.then, event))
-        if self._record is not None and (kind not in _PER_BATCH or self.callbacks.hears(kind)):
-            self._recorder = self._recorder or self._open_recorder(self._record)
-            self._recorder.event(event)
-            for effect in effects:
-                self._recorder.effect(effect)
+        self._journal.write(event, effects)
         self._sinks.hear(event)
         return effects
 
@@ -249,8 +238,7 @@ class Session:
             answers += self._prepare_checkpoint(saving["path"], event)
             tree = self.snapshot(event)
             # what the checkpoint goes on after must outlive it
-            before = self._recorder.sync if self._recorder else lambda: None
-            written = self._keeper.write(save, saving, tree, before)
+            written = self._keeper.write(save, saving, tree, before=self._journal.sync)
             if written is not None:
                 answers.append(ev.Saved(**counters, **written))
         self._saving = []
@@ -293,8 +281,7 @@ class Session:
 
     def hold(self) -> None:
         """What is saved from now on is of this moment, until `release`; for what cannot be gone on with half done."""
-        lines = self._recorder.lines if self._recorder else 0
-        self._held = _Moment(self.state, dict(self.logged), lines, self._last, self.heard)
+        self._held = _Moment(self.state, dict(self.logged), self._journal.lines, self._last, self.heard)
 
     def release(self) -> None:
         """What is saved is of the moment that it is asked for again."""
@@ -339,11 +326,9 @@ class Session:
 
     def snapshot(self, last: ev.Event | None = None) -> dict[str, Any]:
         """Everything that a checkpoint holds, as nested plain data and tensors; `last` is the event that it is of."""
-        recorder = self._recorder
-        if recorder is not None:
-            recorder.flush()
-        lines = 0 if recorder is None else recorder.lines
-        of = self._held or _Moment(self.state, self.logged, lines, last or self._last, self.heard)
+        recorded, of = self._journal.state_dict(), self._held
+        if of is None:
+            of = _Moment(self.state, self.logged, self._journal.lines, last or self._last, self.heard)
         state = reduce(lambda state, event: self.callbacks.transition(state, event)[0], of.then, of.state)
         return {
             "epoch": of.last.epoch,
@@ -353,7 +338,7 @@ class Session:
             "seconds": of.last.seconds,
             "event": type(of.last).__name__,
             "metrics": dict(getattr(of.last, "metrics", {})),
-            "recorded": None if recorder is None else {"name": recorder.path.name, "lines": of.lines},
+            "recorded": recorded and {**recorded, "lines": of.lines},
             "logged": dict(of.logged),
             "saving": list(self._saving),
             "attached": dict(self._attached),
@@ -387,8 +372,7 @@ class Session:
         for name in there:
             self.objects[name].load_state_dict(snapshot[name])
         self._before, self._began = snapshot["seconds"], time.perf_counter()
-        if self._record is not None and snapshot["recorded"] is not None:
-            self._go_on_recording(Path(self._record), **snapshot["recorded"])
+        self._journal.load_state_dict(snapshot["recorded"])
         for saving in snapshot["saving"]:
             if Path(saving["path"]).exists():
                 counters = {name: snapshot[name] for name in ("epoch", "step", "seconds")}
@@ -403,19 +387,3 @@ class Session:
             "left_out": tuple(sorted(others)),
             **differences(self.callbacks, saved, snapshot["configs"]),
         }
-
-    def _go_on_recording(self, path: Path, name: str, lines: int) -> None:
-        """Goes on in the file that the saved run wrote, if that is what `record=` means; else a new one is begun."""
-        if name == path.name or name.startswith(f"{path.stem}-v"):
-            self._recorder = self._open_recorder(path.with_name(name), lines)
-
-    def _open_recorder(self, path: str | Path, resume_at: int | None = None) -> Recorder:
-        header = {
-            "fncb": store.version(),
-            "keys": [part.key for part in self.callbacks.parts or ()],
-            "configs": {part.key: dict(part.config) for part in self.callbacks.parts or ()},
-            "recorded": [kind.__name__ for kind in ev.HOOKS.values() if self.wants(kind)],
-        }
-        recorder = Recorder(path, header, resume_at=resume_at)
-        self.recording = Path(recorder.path)
-        return recorder

@@ -1,6 +1,7 @@
 """What every stage begins and ends with: its set-up, its tear-down, and what goes wrong between them."""
 
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,10 +10,13 @@ from torch import nn
 
 from fncb import events as ev
 from fncb import store
-from fncb.callback import note
+from fncb.callback import Callback, compose, note
+from fncb.callbacks import progress_bar
 from fncb.evaluation import Fire
+from fncb.loaders import Loaders
 from fncb.resume import Resumed, find
 from fncb.session import Session
+from fncb.settings import check_limit
 from fncb.signals import Signals
 from fncb.weights import must_fit, take_what_fits, weights_in
 
@@ -30,6 +34,20 @@ def set_up(stage: str, fire: Fire, session: Session, resumed: Resumed | None, si
     if resumed is not None:
         fire(ev.LoadCheckpoint, path=str(resumed.path), attached=session.attached)
     signals.act()
+
+
+def limited(stage: str, name: str, given: Any, limit: int | float | None) -> Loaders:
+    """The loaders of a stage that does not train, with `limit_val_batches` and so on checked."""
+    limit = 1.0 if limit is None else limit
+    check_limit(stage, f"limit_{'val' if stage == 'validate' else stage}_batches", limit)
+    return Loaders(f"{stage}: {name}", given, limit)
+
+
+def with_progress(callbacks: Callback[Any], progress: bool | None) -> Callback[Any]:
+    """The callbacks, and a progress bar where one is wanted: on a terminal, unless `progress` says it."""
+    there = any(part.key == "progress_bar" for part in callbacks.parts or ())
+    wanted = sys.stdout.isatty() if progress is None else progress
+    return compose(callbacks, progress_bar()) if wanted and not there else callbacks
 
 
 def check_resume(resume: str | Path | None, weights_only: bool, strict: bool) -> None:

@@ -25,7 +25,6 @@ log = logging.getLogger("fncb")
 ONE_GRAPH, TWO_REGIONS, EAGER = LEVELS = ("one graph", "two regions", "eager")
 ANY_SHAPE = "any shape"
 STATIC_SHAPES = 2  # so many batch shapes get a graph of their own; later ones share one with dynamic shapes
-FIRST_SCALE = 2.0**16  # of a loss whose gradients are half precision; torch.amp's default
 
 Kind = tuple[bool, bool, tuple[int, ...]]
 """What of a batch is fixed: whether it ends a window, whether it begins one, and the turns that take part."""
@@ -69,24 +68,7 @@ class Step:
         self.buffers = {name: b for name, b in model.named_buffers() if b.numel()}
         wide = any(p.dtype == torch.float64 for p in model.parameters())
         self.dtype = torch.float64 if wide else torch.float32
-        number, whole = {"dtype": self.dtype, "device": device}, {"dtype": torch.int64, "device": device}
-
-        def of_turn() -> dict[str, Tensor]:
-            means = {"sums": torch.zeros(1, **number), "weight": torch.zeros((), **number)}  # times batch size
-            counted = {"counted": torch.zeros((), **whole)}  # batches of the window, skipped ones not
-            if not scaled:
-                return means | counted
-            scale = {"scale": torch.full((), FIRST_SCALE, dtype=torch.float32, device=device)}
-            calm = {"calm": torch.zeros((), **whole)}  # updates since the last overflow
-            return means | counted | scale | calm | {"overflow": torch.zeros((), dtype=torch.bool, device=device)}
-
-        self.carry: dict[str, Any] = {
-            "step": torch.zeros((), **whole),
-            "epoch": torch.zeros((), **whole),
-            "share": torch.ones((), **number),  # of a window's loss that one batch makes up
-            "grads": {},  # the window's so far, by parameter name; empty without accumulation
-            "turns": [of_turn() for _ in self.turns],
-        }
+        self.carry = phases.new_carry(len(self.turns), self.dtype, device, scaled)
         self.averaged: list[tuple[str, ...]] = [("loss" if t.name is None else f"loss/{t.name}",) for t in self.turns]
         self.states: dict[str, Any] = {}
         self.compilations = 0

@@ -229,9 +229,8 @@ class Training:
         phase = self.at.phase
         if phase in ("Measured", "ValidationEnd"):
             self.end_validation()
-        elif phase == "Validating" or (
-            phase == "TrainBatchEnd" and (self.at.take(Validate) or self.validation_is_due())
-        ):
+        due = phase == "TrainBatchEnd" and (self.at.take(Validate) or self.validation_is_due())
+        if due or phase == "Validating":
             self.validation()
 
     def end_epoch(self) -> None:

@@ -482,7 +482,7 @@ def train(directory, loader, **given):
         loss=lambda model, batch: model(batch / 10).square().mean(),
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     )
-    callbacks = checkpoint(directory, every_n_train_steps=1, save_top_k=-1)
+    callbacks = checkpoint(directory, every_n_train_steps=1, save_top_k=-1, durability="fast")
     given = {"compile": False, "progress": False, "max_epochs": 2, "seed": 1, **given}
     run = fncb.fit(task, loader, callbacks=callbacks, **given)
     return run.step, [parameter.tolist() for parameter in model.parameters()], dict(run.metrics)

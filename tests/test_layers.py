@@ -24,7 +24,7 @@ FLOORS = (
     ),
     ("formats", "loaders", "lock", "recording", "task"),
     ("store",),
-    ("contents", "evaluation", "hindsight", "interpret", "precision", "regions", "saving", "weights"),
+    ("contents", "evaluation", "hindsight", "interpret", "journal", "precision", "regions", "saving", "weights"),
     ("keeper", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
     ("control", "rates", "run", "session"),

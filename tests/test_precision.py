@@ -11,8 +11,9 @@ import fncb
 from fncb import phases, store
 from fncb.callback import Callback, StepHooks, compose
 from fncb.callbacks import checkpoint
+from fncb.phases import FIRST_SCALE
 from fncb.precision import checked, needs_scale, with_precision
-from fncb.step import FIRST_SCALE, Step
+from fncb.step import Step
 from fncb.task import Task, Turn
 from fncb.tree import leaves
 

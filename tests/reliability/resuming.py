@@ -1,0 +1,355 @@
+"""Tiny runs that are cut and go on, and in what one that went on differs from one that was never cut."""
+
+import math
+import random
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from fncb import events as ev
+from fncb import store
+from fncb.callback import Callback, compose, emit
+from fncb.callbacks import (
+    accumulation_schedule,
+    checkpoint,
+    clip_grad_norm,
+    early_stop,
+    ema,
+    lr_monitor,
+    progress_bar,
+    skip_nonfinite,
+    timer,
+)
+from fncb.data import batches
+from fncb.effects import Delete, Save, SetLR, Skip, Stop, StopEpoch, Validate
+from fncb.loop import fit
+from fncb.position import random_state
+from fncb.recording import read
+from fncb.task import Task
+from fncb.tree import leaves
+
+SET_UP = ("on_init_start", "on_init_end", "setup", "on_configure_sharded_model", "on_load_checkpoint", "on_fit_start")
+ENDS = ("on_train_end", "on_fit_end", "teardown", "on_exception", "on_keyboard_interrupt")
+ANSWERS = ("on_saved", "on_save_checkpoint", "on_stop_requested")
+IN_STEP = tuple(ev.hook_name(kind) for kind in ev.IN_STEP if kind not in (ev.TrainBatchStart, ev.TrainBatchEnd))
+OF_FIT = tuple(name for name in ev.HOOKS if not name.startswith(("on_test", "on_predict")))
+PLACES = tuple(name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, *IN_STEP))
+"""Hooks at which a run may be saved to go on in its middle: not in the step itself, not before or after it all."""
+
+
+# A run.
+
+
+def tally(key="tally"):
+    """A callback that counts every event but those of setting up, ending and saving."""
+    heard = [name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, "on_train_start")]
+    count = {name: 0 for name in heard}
+
+    def counts(name):
+        return lambda state, event: {**state, name: state[name] + 1}
+
+    return Callback(key=key, init=lambda: dict(count), emits=(), **{name: counts(name) for name in heard})
+
+
+def saves_at(folder, places, set_up=()):
+    """A callback that saves at some of the events of `PLACES`, by their number, and at set-up hooks by name."""
+
+    def saves(name):
+        def hook(state, event):
+            asked = Save(str(Path(folder, f"{state}-{name}.safetensors")))
+            return emit(state + 1, asked) if state in places else state + 1
+
+        return hook
+
+    def saves_early(name):
+        return lambda state, event: emit(state, Save(str(Path(folder, f"0-{name}.safetensors"))))
+
+    return Callback(
+        key="saves",
+        init=int,
+        emits=(Save,),
+        **{name: saves(name) for name in PLACES},
+        **{name: saves_early(name) for name in set_up},
+    )
+
+
+def asks(what):
+    """A callback that asks for effects: of each hook, those for an (epoch, batch) or an epoch."""
+
+    def asking(of_hook):
+        def hook(state, event):
+            effect = of_hook.get((event.epoch, getattr(event, "batch_idx", None)))
+            return state if effect is None else emit(state, effect)
+
+        return hook
+
+    return Callback(key="asks", init=int, **{name: asking(of_hook) for name, of_hook in what.items()})
+
+
+class Noisy(TensorDataset):
+    """Adds noise of torch's generator to its samples."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(x.shape), y
+
+
+def data(n, batch=2, kind=TensorDataset):
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n * batch, 3, generator=generator)
+    return kind(x, x.sum(1, keepdim=True))
+
+
+def loader(kind, n, shuffle, seed):
+    """So many batches of two samples, from a loader of one kind."""
+    return {
+        "batches": lambda: batches(data(n), 2, shuffle=shuffle, seed=seed),
+        "batches of noisy samples": lambda: batches(data(n, kind=Noisy), 2, shuffle=shuffle, seed=seed),
+        "stateful": lambda: StatefulDataLoader(data(n), batch_size=2, shuffle=shuffle),
+        "list": lambda: list(DataLoader(data(n), batch_size=2)),
+        "shuffled": lambda: DataLoader(data(n), batch_size=2, shuffle=True),
+    }[kind]()
+
+
+SCHEDULES = {
+    "by step": ("step", partial(lr_scheduler.StepLR, step_size=2, gamma=0.5)),
+    "by epoch": ("epoch", partial(lr_scheduler.ExponentialLR, gamma=0.5)),
+    "cosine by step": ("step", partial(lr_scheduler.CosineAnnealingLR, T_max=5)),
+    "plateau by epoch": ("epoch", partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5)),
+    "plateau by validation": ("step", partial(lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5)),
+}
+
+OPTIMIZERS = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    "adamw": partial(torch.optim.AdamW, lr=0.01),
+}
+
+CALLBACKS = {
+    "early_stop": lambda folder: early_stop("val_loss", patience=2),
+    "checkpoint": lambda folder: checkpoint(folder, monitor="val_loss", save_top_k=2, save_last=True),
+    "checkpoint by step": lambda folder: checkpoint(folder, every_n_train_steps=2),
+    "ema": lambda folder: ema(0.5),
+    "clip_grad_norm": lambda folder: clip_grad_norm(0.5),
+    "skip_nonfinite": lambda folder: skip_nonfinite(),
+    "lr_monitor": lambda folder: lr_monitor(logging_interval="step"),
+    "progress_bar": lambda folder: progress_bar(refresh_rate=1e9),  # at each event: not by the clock
+    "timer": lambda folder: timer(),
+    "accumulation_schedule": lambda folder: accumulation_schedule({0: 2, 1: 1}),
+    "tally": lambda folder: tally(),
+}
+
+
+def a_case(rng, **given):
+    """The settings of a run, drawn; what is given is not."""
+    n = rng.randint(2, 5)
+    names = rng.sample(sorted(CALLBACKS), rng.randint(1, 7))
+    if {"checkpoint", "checkpoint by step"} <= {*names}:
+        names.remove("checkpoint")  # they write to one folder
+    places = [(epoch, batch) for epoch in range(3) for batch in range(n)]
+    effects = {
+        "on_train_batch_start": [Skip(), StopEpoch(), SetLR(0.02), Validate()],
+        "on_train_batch_end": [StopEpoch(), SetLR(0.03), Validate()],
+    }
+    asked = {hook: {rng.choice(places): rng.choice(those)} for hook, those in effects.items() if rng.random() < 0.3}
+    kind = rng.choice(["batches", "batches of noisy samples", "stateful", "list", "shuffled"])
+    return {
+        "seed": rng.randrange(1000),
+        "batches": n,
+        "loader": kind,
+        "shuffle": rng.random() < 0.7,
+        "val": rng.choice(["list", "shuffled", "stateful"]),
+        "dropout": rng.choice([0.0, 0.3, 0.5]),
+        "draws": rng.random() < 0.3,
+        "optimizer": rng.choice(sorted(OPTIMIZERS)),
+        "schedule": rng.choice([None, *sorted(SCHEDULES)]),
+        "callbacks": names,
+        "asks": asked,
+        "settings": {
+            "max_epochs": rng.randint(1, 3),
+            "max_steps": rng.choice([-1, -1, -1, rng.randint(1, 2 * n)]),
+            "accumulate_grad_batches": 1 if "accumulation_schedule" in names else rng.randint(1, 3),
+            "val_check_interval": rng.choice([1.0, 1.0, 0.5, rng.randint(1, n)]),
+            "num_sanity_val_steps": rng.choice([0, 0, 1]),
+        },
+        **given,
+    }
+
+
+def made(case, seed):
+    """A task of a case, its parameters drawn with a seed, and by name what belongs to it and has a state."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(case["dropout"]), nn.Linear(4, 1))
+    owned = {"model": model, "optimizer": OPTIMIZERS[case["optimizer"]](model.parameters())}
+
+    def loss(model, batch):
+        x, y = batch
+        value = nn.functional.mse_loss(model(x), y)
+        if case["draws"] and model.training:
+            value = value * (1 + 0.1 * random.random() + 0.1 * numpy.random.rand())
+        return value, {"size": value.detach().sqrt()}
+
+    def schedule(optimizer):
+        owned["schedule"] = SCHEDULES[case["schedule"]][1](optimizer)
+        return owned["schedule"]
+
+    given = {"optimizer": owned["optimizer"], "loss": loss, "validate": loss}
+    if case["schedule"] is not None:
+        given |= {"schedule": schedule, "schedule_interval": SCHEDULES[case["schedule"]][0]}
+    return Task(model, **given), owned
+
+
+def callbacks_of(case, folder):
+    """The callbacks of a case by name; those that keep files do so in `folder`/kept."""
+    found = {name: CALLBACKS[name](Path(folder, "kept")) for name in case["callbacks"]}
+    return {**found, "asks": asks(case["asks"])} if case.get("asks") else found
+
+
+def train(case, folder, *more, made_of=None, resume=None, callbacks=None, loaders=None, **settings):
+    """Trains in a folder, from the beginning with the case's seed or from a checkpoint with others; what it came to."""
+    seed = case["seed"] if resume is None else case["seed"] + 1
+    torch.manual_seed(seed + 7), random.seed(seed), numpy.random.seed(seed)
+    task, owned = made(case, seed) if made_of is None else made_of
+    n = case["batches"]
+    if loaders is None:
+        loaders = loader(case["loader"], n, case["shuffle"], case["seed"]), loader(case["val"], 2, True, 0)
+    log = Path(folder, "events.jsonl")
+    run = fit(
+        task,
+        *loaders,
+        callbacks=[*(callbacks_of(case, folder) if callbacks is None else callbacks).values(), *more],
+        **{"compile": False, "progress": False, "record": log, **case["settings"], **settings},
+        seed=case["seed"] if resume is None else None,
+        resume=resume,
+        allow_inexact_resume=case["loader"] == "shuffled",
+    )
+    return outcome(run, owned, log)
+
+
+def outcome(run, owned, log):
+    """All that a run came to, without time."""
+    return {
+        "random": random_state(),
+        "place": (run.epoch, run.step),
+        "metrics": dict(run.metrics),
+        "states": {key: without_time(state) for key, state in run.state.items()},
+        "step_states": {key: dict(leaves(state)) for key, state in run.step_state.items()},
+        **{name: thing.state_dict() for name, thing in owned.items()},
+        "stopped": run.stopped,
+        "events": told(read(log).entries),
+    }
+
+
+def without_time(state):
+    """A callback's state without what depends on the clock, or tells that there was an exception."""
+    changes = {"ProgressBarState": {"shown": None}, "CheckpointState": {"rescue_path": None}}
+    if type(state).__name__ == "TimerState":
+        return sorted({*state.spent, *state.since} - {"sanity_check"})
+    return attrs.evolve(state, **changes[type(state).__name__]) if type(state).__name__ in changes else state
+
+
+SET_UP_EVENTS = (*(ev.HOOKS[name] for name in SET_UP), ev.TrainStart)
+
+
+def told(entries, leave_out=("/cuts/", "/rescue-")):
+    """Events and effects as plain data, but for set-up, sanity check, exceptions, and files of some names."""
+    found, sane = [], True
+    for entry in entries:
+        sane = sane and not isinstance(entry, ev.SanityCheckStart)
+        path = getattr(entry, "path", "")
+        exceptions = (ev.ExceptionRaised, ev.KeyboardInterrupted)
+        if sane and not isinstance(entry, (*SET_UP_EVENTS, *exceptions)) and not any(each in path for each in leave_out):
+            found.append((type(entry).__name__, plain(entry)))
+        sane = sane or isinstance(entry, ev.SanityCheckEnd)
+    return found
+
+
+def plain(entry):
+    """The fields of an event or effect, but for live ones, time and sizes of files."""
+    fields = {
+        field.name: getattr(entry, field.name)
+        for field in attrs.fields(type(entry))
+        if not field.metadata.get("live") and field.name not in ("seconds", "bytes", "within")
+    }
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
+
+
+# Comparing.
+
+
+def unlike(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two trees differ, bit by bit; NaN equals NaN."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape
+        same = same and one.detach().numpy().tobytes() == other.detach().numpy().tobytes()
+        return [] if same else [f"{at}: {one.tolist()} and {other.tolist()}"[:300]]
+    if attrs.has(type(one)) and type(one) is type(other):
+        fields = [field.name for field in attrs.fields(type(one)) if field.eq]
+        one, other = ({name: getattr(each, name) for name in fields} for each in (one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if [*one] != [*other] and {*one} != {*other}:
+            return [f"{at}: keys {sorted(map(str, {*one} ^ {*other}))}"]
+        return [found for key in one for found in unlike(one[key], other[key], f"{at}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        pairs = zip(one, other, strict=False)
+        found = [found for i, pair in enumerate(pairs) for found in unlike(*pair, f"{at}/{i}")]
+        return found or ([] if len(one) == len(other) else [f"{at}: {len(one)} and {len(other)} of them"])
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other):
+        return []
+    return [] if one == other else [f"{at}: {one!r} and {other!r}"[:300]]
+
+
+# Cutting.
+
+
+def files_at(entries: Iterable[Any]) -> set[str]:
+    """The files that were there after events and effects."""
+    there = set()
+    for entry in entries:
+        if isinstance(entry, ev.Saved):
+            there.add(entry.path)
+        elif isinstance(entry, Delete):
+            there.discard(entry.path)
+    return there
+
+
+def put_back(folder, entries, tree):
+    """Makes the names in `folder`/kept those that were there when a checkpoint was written."""
+    for path in Path(folder, "kept").glob("*.safetensors"):
+        path.unlink()
+    written = {saving["path"] for saving in tree["saving"]}
+    for name in files_at(entries[: tree["recorded"]["lines"]]) | written:
+        if Path(name).parent == Path(folder, "kept"):
+            Path(name).touch()
+
+
+def cut_and_resumed(case, folder, path, straight_entries, original, *more, **settings):
+    """What a run comes to that goes on from a checkpoint of one that was never cut."""
+    put_back(folder, straight_entries, store.read(path))
+    Path(folder, "events.jsonl").write_bytes(original)
+    return train(case, folder, *more, resume=path, **settings)
+
+
+def goes_on(case, tree, entries):
+    """Whether a cut leaves something to train, and was before any stop that ends the run."""
+    stop = next((i for i, entry in enumerate(entries) if isinstance(entry, Stop)), len(entries))
+    return tree["recorded"]["lines"] <= stop
+
+
+def keep_checkpoints(folder, to):
+    """Moves what `checkpoint` kept to where the next run does not see it."""
+    return [Path(shutil.copy2(path, to)) for path in sorted(Path(folder, "kept").glob("*.safetensors"))]
+
+
+def composed(callbacks):
+    """One callback of those by name."""
+    return compose(*callbacks.values())

@@ -1,0 +1,62 @@
+from functools import partial
+from io import StringIO
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import fncb
+from fncb import store
+from fncb.callbacks import checkpoint, early_stop
+
+
+def printed(path):
+    console = Console(file=StringIO(), width=120)
+    fncb.inspect(path, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def path(tmp_path):
+    task = fncb.Task(
+        nn.Linear(2, 1), loss=lambda model, x: model(x).mean(), optimizer=partial(torch.optim.Adam, lr=0.5)
+    )
+    callbacks = [early_stop("val_loss"), checkpoint(tmp_path)]
+    fncb.fit(task, [torch.ones(1, 2)], [torch.ones(1, 2)], callbacks=callbacks, max_epochs=1, compile=False)
+    return tmp_path / "epoch=0-step=1.safetensors"
+
+
+def test_a_checkpoint_is_described_by_step_metrics_parts_and_callbacks(path):
+    lines = printed(path).splitlines()
+
+    assert lines[0].startswith("epoch=0-step=1.safetensors: ")
+    assert lines[1].startswith("epoch 0, step 1, seconds ")
+    assert lines[2].startswith("metrics: ")
+    assert "lr-Adam 0.5" in lines[2]
+    rows = {line.split()[0]: line.split() for line in lines[3:]}
+    assert rows["model"] == ["model", "2", "tensors", "3", "values", "12", "B"]
+    assert rows["optimizer"] == ["optimizer", "6", "tensors", "8", "values", "32", "B"]
+    assert [*rows["early_stop(val_loss):"][:2]] == ["early_stop(val_loss):", "best"]
+
+
+def test_tensors_are_not_read(path):
+    body = path.read_bytes()
+    path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+
+    assert "model" in printed(path)
+    with pytest.raises(store.DamagedCheckpoint):
+        fncb.load(path)
+
+
+def test_a_damaged_header_is_refused(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+    with pytest.raises(store.DamagedCheckpoint):
+        printed(path)
+
+
+def test_what_is_no_run_is_described_too(tmp_path):
+    store.write(tmp_path / "a.safetensors", [torch.ones(2), 3])
+
+    assert printed(tmp_path / "a.safetensors").startswith("a.safetensors: ")

@@ -1,0 +1,124 @@
+import logging
+import pickle
+from math import inf, nan
+
+import pytest
+import torch
+from torch import nn
+
+import fncb
+from fncb import store
+from fncb.weights import load_torch, must_fit, not_finite, take_what_fits
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    return model
+
+
+def test_a_models_weights_come_back_in_one_line(tmp_path):
+    model, again = tied(), tied()
+    store.write(tmp_path / "a.safetensors", {"step": 1, "model": model.state_dict()})
+
+    again.load_state_dict(fncb.load(tmp_path / "a.safetensors"))
+
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_of_a_directory_the_newest_that_verifies_is_taken(tmp_path, caplog):
+    for step in (1, 2):
+        store.write(tmp_path / f"{step}.safetensors", {"step": step, "model": {"weight": torch.full((1,), step)}})
+    (tmp_path / "3.safetensors").write_bytes(b"half")
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        assert fncb.load(tmp_path) == {"weight": torch.tensor([2])}
+    assert "3.safetensors is passed over" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [({"net": {}}, r"must hold a model, got \['net'\]"), ([1], "must hold a model, got list")],
+)
+def test_a_checkpoint_without_a_model_says_what_it_holds(tmp_path, tree, message):
+    store.write(tmp_path / "a.safetensors", tree)
+
+    with pytest.raises(ValueError, match=message):
+        fncb.load(tmp_path / "a.safetensors")
+
+
+def test_an_empty_directory_is_told(tmp_path):
+    with pytest.raises(ValueError, match="load: path must be a checkpoint or a directory with one"):
+        fncb.load(tmp_path)
+
+
+@pytest.mark.parametrize("within", ["state_dict", "model_state_dict", "model", None])
+def test_weights_of_others_are_found_where_they_are_kept(tmp_path, within):
+    weights = {"weight": torch.ones(2)}
+    held = weights if within is None else {within: weights, "epoch": 3}
+    torch.save(held, tmp_path / "a.ckpt")
+
+    assert load_torch(tmp_path / "a.ckpt")["weight"].tolist() == [1.0, 1.0]
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code ran')",)
+
+
+def test_no_code_of_a_pickle_runs(tmp_path):
+    (tmp_path / "a.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
+    torch.save({"state_dict": {"weight": torch.ones(1)}, "evil": Evil()}, tmp_path / "b.pt")
+
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(pickle.UnpicklingError):
+            load_torch(tmp_path / name)
+
+
+def test_a_file_without_weights_says_what_it_holds(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "a.pt")
+
+    with pytest.raises(ValueError, match=r"load_torch: .* must hold a state dict, got \['epoch'\]"):
+        load_torch(tmp_path / "a.pt")
+
+
+OTHER = {"0.weight": torch.ones(2, 2), "0.bias": torch.ones(3), "head": torch.ones(1)}
+
+
+def test_everything_that_does_not_fit_is_named_at_once():
+    message = r"missing 1.weight, 1.bias; unexpected head; mis-shaped 0.bias \[3\] for \[2\]\. Resume with the same"
+
+    with pytest.raises(ValueError, match=message):
+        must_fit("fit", tied(), OTHER)
+
+
+def test_what_fits_is_taken_and_the_rest_named():
+    model = tied()
+    bias = model[0].bias.detach().clone()
+
+    left_out = take_what_fits(model, OTHER)
+
+    assert left_out == ("missing 1.weight", "missing 1.bias", "unexpected head", "mis-shaped 0.bias [3] for [2]")
+    assert model[0].weight.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert torch.equal(model[0].bias, bias)
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_parameters_that_are_not_finite_are_named(value, dtype):
+    model = tied().to(dtype)
+    with torch.no_grad():
+        model[1].bias[1] = value
+
+    assert not_finite(model) == ["1.bias"]
+
+
+def test_what_is_not_trained_may_hold_anything():
+    model = tied()
+    model.register_buffer("mask", torch.tensor([-inf]))
+    with torch.no_grad():
+        model[1].bias.fill_(inf)
+    model[1].bias.requires_grad_(False)
+
+    assert not_finite(model) == []
+    assert not_finite(nn.ReLU()) == []
