@@ -97,7 +97,7 @@ def inspect(path: str | Path, console: Console | None = None) -> None:
             table.add_row(part, tensors, f"{values:,} values", _bytes(size))
     out.print(table, highlight=False)
     for key, state in (tree.get("callbacks") or {}).items():
-        out.print(f"{key}: {_short(state)}", highlight=False, markup=False)
+        out.print(f"{key}: {_short(state)}".removesuffix(": "), highlight=False, markup=False)
 
 
 _WIDTH = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}

@@ -53,7 +53,7 @@ def batches(
       seed: any int.
       drop_last: whether a last batch that is smaller is left out.
       num_workers: processes of a `DataLoader` that make the batches; 0 makes them here. The batches are the same.
-      collate_fn: makes a batch of a list of samples, seeded like a sample; None is torch's `default_collate`.
+      collate_fn: makes a batch of a list of samples, and draws on from the last; None is torch's `default_collate`.
       pin_memory: whether tensors are put into pinned memory, as `DataLoader` does it.
       seed_samples: whether generators are seeded for each sample; False spares that for a dataset that draws nothing.
       prefetch_factor, worker_init_fn, multiprocessing_context: as for `DataLoader`, for workers only.
@@ -274,17 +274,13 @@ class _Make:
             return [_rows(tensor, indices) for tensor in dataset.tensors]
         if collate is None and isinstance(dataset, Tensor):
             return _rows(dataset, indices)
-        samples, order = [], indices.tolist()
+        samples = []
         with _generators_kept() if self.seeded else nullcontext():
-            for index in order:
+            for index in indices.tolist():
                 if self.seeded:
                     _seed_generators(f"sample {self.seed} {epoch} {index}")
                 samples.append(dataset[index])
-            if collate is None:
-                return default_collate(samples)
-            if self.seeded:
-                _seed_generators(f"batch {self.seed} {epoch} {order[0]}")
-            return collate(samples)
+            return (collate or default_collate)(samples)
 
 
 def _rows(tensor: Tensor, indices: Tensor) -> Tensor:

@@ -193,8 +193,6 @@ def fit(
 
     def run() -> Resumed | None:
         resumed = None  # before the first event, so that states and recording go on in one line
-        if not trial:
-            session.claim_folders()
         if resume is not None:
             resumed = go_on("fit", resume, session, task.model, weights_only, strict)
         if resumed is not None and at.phase in BATCHES and not allow_inexact_resume:
@@ -205,6 +203,8 @@ def fit(
         return resumed
 
     with session, signals, torch_modes(settings):
+        if not trial:
+            session.claim_folders()
         resumed = guarded("fit", fire, session, signals, run)
         metrics = {**training.metrics(), **session.logged}
         step.measures.reset()  # the metrics are the task's, and somebody else's turn comes

@@ -347,14 +347,16 @@ def test_in_mid_epoch_other_arguments_are_refused_with_all_their_names():
     assert other.state_dict()["epoch"] == 0
 
 
-@pytest.mark.parametrize(("position", "left"), [(0, 2), (5, 0)])
-def test_between_epochs_the_arguments_of_the_new_run_count(position, left):
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("position", [0, 5])
+def test_between_epochs_the_arguments_of_the_new_run_count(position, batch_size):
     state = {**batches(torch.arange(9), 2).state_dict(), "epoch": 1, "position": position}
-    other = batches(torch.arange(8), 4, seed=1, shuffle=True)
+    other = batches(torch.arange(8), batch_size, seed=1, shuffle=True)
 
     other.load_state_dict(state)
 
-    assert [len(epoch) for epoch in epochs(other)] == [left, 2]
+    length = 8 // batch_size
+    assert [len(epoch) for epoch in epochs(other)] == [0 if position else length, length]
     assert other.state_dict()["epoch"] == 3
 
 
@@ -474,7 +476,7 @@ def test_an_epoch_is_a_number_from_0_on():
 # In a run.
 
 
-def train(directory, loader, **given):
+def train(directory, loader, every=1, **given):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Linear(3, 1)).double()
     task = fncb.Task(
@@ -482,7 +484,7 @@ def train(directory, loader, **given):
         loss=lambda model, batch: model(batch / 10).square().mean(),
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9),
     )
-    callbacks = checkpoint(directory, every_n_train_steps=1, save_top_k=-1, durability="fast")
+    callbacks = checkpoint(directory, every_n_train_steps=every, save_top_k=-1)
     given = {"compile": False, "progress": False, "max_epochs": 2, "seed": 1, **given}
     run = fncb.fit(task, loader, callbacks=callbacks, **given)
     return run.step, [parameter.tolist() for parameter in model.parameters()], dict(run.metrics)
@@ -515,5 +517,5 @@ def test_a_run_resumed_in_mid_epoch_ends_as_the_straight_one(tmp_path, kind, wor
     steps = range(1, 2 * per_epoch) if not workers else (1, per_epoch, per_epoch + 1)
     for step in steps:
         path = tmp_path / "whole" / f"epoch={(step - 1) // per_epoch}-step={step}.safetensors"
-        again = fit(tmp_path / f"again-{step}", loaders(kind, workers), resume=path, seed=None)
+        again = fit(tmp_path / f"again-{step}", loaders(kind, workers), 99, resume=path, seed=None)
         assert again == whole, step

@@ -1,6 +1,7 @@
 """The session: effects after an event's hooks, in order; answers; what nobody can do is refused at the door."""
 
 import io
+import threading
 
 import pytest
 import torch
@@ -353,3 +354,129 @@ def test_what_is_logged_in_a_rehearsal_reaches_no_sink_and_is_forgotten():
 
     assert session.logged == {"a": 1.0}
     assert lines == [{"val_loss": 2.0}, {"a": 1.0}]
+
+
+# Checkpoints in the background, held moments, what is not saved.
+
+
+def saves(path, **how):
+    """Asks for a save at each validation, and notes what it hears of it."""
+    return Callback(
+        key="saves",
+        init=tuple,
+        on_validation_end=lambda seen, e: emit(seen, Save(f"{path}/{e.step}.safetensors", **how)),
+        on_saved=lambda seen, e: (*seen, e.requested.split("/")[-1]),
+        on_train_batch_end=lambda seen, e: seen,
+    )
+
+
+def slow(monkeypatch):
+    go, write = threading.Event(), store.write_packed
+    monkeypatch.setattr(store, "write_packed", lambda *given, **more: go.wait(20) and write(*given, **more))
+    return go
+
+
+def test_a_save_in_the_background_is_answered_before_the_first_event_after_it(tmp_path, monkeypatch):
+    model, go = torch.nn.Linear(1, 1, bias=False), slow(monkeypatch)
+    torch.nn.init.ones_(model.weight)
+
+    with Session(saves(tmp_path, background=True), objects={"model": model}) as session:
+        session(ValidationEnd(step=1))
+        torch.nn.init.zeros_(model.weight)
+        session(TrainBatchEnd(step=2))
+        assert (session.state["saves"], session.is_writing) == ((), True)
+        go.set()
+        session.settle()
+        assert (session.state["saves"], session.is_writing) == (("1.safetensors",), False)
+        session(TrainBatchEnd(step=3))
+
+    saved = store.read(tmp_path / "1.safetensors")
+    assert saved["model"]["weight"].tolist() == [[1.0]]
+    assert saved["callbacks"] == {"saves": []}
+
+
+def test_a_save_waits_for_the_one_before_it_and_knows_of_it(tmp_path):
+    with Session(saves(tmp_path, background=True)) as session:
+        for step in range(5):
+            session(ValidationEnd(step=step))
+        session.settle()
+        assert session.state["saves"] == tuple(f"{step}.safetensors" for step in range(5))
+
+    assert store.read(tmp_path / "4.safetensors")["callbacks"] == {
+        "saves": [f"{step}.safetensors" for step in range(4)]
+    }
+
+
+def test_an_error_in_the_background_surfaces_at_the_next_event_or_at_the_end(tmp_path):
+    callback = saves(tmp_path, background=True, within=str(tmp_path / "elsewhere"))
+
+    with Session(callback) as session:
+        session(ValidationEnd(step=1))
+        with pytest.raises(ValueError, match="inside"):
+            session(ValidationEnd(step=2))
+    with pytest.raises(ValueError, match="inside"), Session(callback) as session:
+        session(ValidationEnd(step=1))
+
+
+def test_what_is_saved_while_a_moment_is_held_is_of_that_moment(tmp_path):
+    counts = Callback(key="counts", init=int, on_train_batch_end=lambda n, e: emit(n + 1, Log({"n": n + 1})))
+
+    with Session([counts, saves(tmp_path)], record=tmp_path / "events.jsonl") as session:
+        session(TrainBatchEnd(step=1))
+        session.hold()
+        session(TrainBatchEnd(step=2))
+        session(ValidationEnd(step=3))
+        session.release()
+        session(ValidationEnd(step=4))
+
+    held, free = (store.read(tmp_path / f"{step}.safetensors") for step in (3, 4))
+    assert [(s["step"], s["callbacks"]["counts"], s["logged"], s["recorded"]["lines"]) for s in (held, free)] == [
+        (1, 1, {"n": 1}, 2),
+        (4, 2, {"n": 2}, 11),
+    ]
+
+
+def test_a_save_that_is_answered_belongs_to_the_held_moment_too(tmp_path):
+    with Session(saves(tmp_path)) as session:
+        session.hold()
+        session(ValidationEnd(step=1))
+        session(ValidationEnd(step=2))
+
+    assert store.read(tmp_path / "2.safetensors")["callbacks"]["saves"] == ["1.safetensors"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_model_that_is_not_finite_is_not_saved_and_replaces_nothing(tmp_path, caplog, background):
+    model = torch.nn.Linear(1, 1)
+    best = checkpoint(tmp_path, monitor="val_loss", save_last=True, save="async" if background else "sync")
+
+    with Session(best, objects={"model": model}) as session:
+        session(ValidationEnd(epoch=0, step=1, metrics={"val_loss": 2.0}))
+        with torch.no_grad():
+            model.bias.fill_(float("nan"))
+        session(ValidationEnd(epoch=1, step=2, metrics={"val_loss": 1.0}))
+        session.settle()
+        kept = session.state["checkpoint(val_loss)"].best_model_path
+
+    assert (
+        "no checkpoint at epoch 1, step 2: parameters must be finite to be saved, got others in ['bias']" in caplog.text
+    )
+    assert kept == str(tmp_path / "epoch=0-step=1.safetensors")
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
+        "epoch=0-step=1.safetensors",
+        "last-epoch=0-step=1.safetensors",
+    }
+
+
+def test_a_session_closes_all_that_it_opened_whatever_raises(tmp_path):
+    def fails():
+        raise OSError("no")
+
+    closed = []
+    sinks = [Sink(log=lambda *_: None, close=fails), Sink(log=lambda *_: None, close=lambda: closed.append("second"))]
+    with pytest.raises(OSError, match="no"), Session(saves(tmp_path), sinks=sinks) as session:
+        session(ValidationEnd(step=1))
+
+    with Session(saves(tmp_path)) as again:  # the folder is free
+        again(ValidationEnd(step=2))
+    assert closed == ["second"]

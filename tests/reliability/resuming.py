@@ -1,11 +1,16 @@
 """Tiny runs that are cut and go on, and in what one that went on differs from one that was never cut."""
 
+import json
 import math
+import os
 import random
-import shutil
-from collections.abc import Iterable, Mapping
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import attrs
@@ -18,7 +23,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from fncb import events as ev
 from fncb import store
-from fncb.callback import Callback, compose, emit
+from fncb.callback import Callback, emit
 from fncb.callbacks import (
     accumulation_schedule,
     checkpoint,
@@ -33,12 +38,13 @@ from fncb.callbacks import (
 from fncb.data import batches
 from fncb.effects import Delete, Save, SetLR, Skip, Stop, StopEpoch, Validate
 from fncb.loop import fit
-from fncb.position import random_state
+from fncb.position import AFTER_BATCHES, random_state
 from fncb.recording import read
 from fncb.task import Task
 from fncb.tree import leaves
 
 SET_UP = ("on_init_start", "on_init_end", "setup", "on_configure_sharded_model", "on_load_checkpoint", "on_fit_start")
+SET_UP += ("on_train_start",)
 ENDS = ("on_train_end", "on_fit_end", "teardown", "on_exception", "on_keyboard_interrupt")
 ANSWERS = ("on_saved", "on_save_checkpoint", "on_stop_requested")
 IN_STEP = tuple(ev.hook_name(kind) for kind in ev.IN_STEP if kind not in (ev.TrainBatchStart, ev.TrainBatchEnd))
@@ -51,28 +57,35 @@ PLACES = tuple(name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS,
 
 
 def tally(key="tally"):
-    """A callback that counts every event but those of setting up, ending and saving."""
-    heard = [name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, "on_train_start")]
-    count = {name: 0 for name in heard}
+    """A callback that counts every event but those of setting up, of a sanity check, of saving and of the end."""
+    heard = [name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, "on_sanity_check_end")]
 
     def counts(name):
-        return lambda state, event: {**state, name: state[name] + 1}
+        if name == "on_sanity_check_start":
+            return lambda state, event: {**state, "paused": True}
+        return lambda state, event: state if state["paused"] else {**state, name: state[name] + 1}
 
-    return Callback(key=key, init=lambda: dict(count), emits=(), **{name: counts(name) for name in heard})
+    return Callback(
+        key=key,
+        init=lambda: {"paused": False, **dict.fromkeys(heard, 0)},
+        emits=(),
+        **{name: counts(name) for name in heard},
+        on_sanity_check_end=lambda state, event: {**state, "paused": False},
+    )
 
 
-def saves_at(folder, places, set_up=()):
+def saves_at(folder=None, places=(), set_up=()):
     """A callback that saves at some of the events of `PLACES`, by their number, and at set-up hooks by name."""
 
     def saves(name):
         def hook(state, event):
-            asked = Save(str(Path(folder, f"{state}-{name}.safetensors")))
+            asked = Save(f"{folder}/{state}-{name}.safetensors")
             return emit(state + 1, asked) if state in places else state + 1
 
         return hook
 
     def saves_early(name):
-        return lambda state, event: emit(state, Save(str(Path(folder, f"0-{name}.safetensors"))))
+        return lambda state, event: emit(state, Save(f"{folder}/0-{name}.safetensors"))
 
     return Callback(
         key="saves",
@@ -241,7 +254,7 @@ def outcome(run, owned, log):
         "random": random_state(),
         "place": (run.epoch, run.step),
         "metrics": dict(run.metrics),
-        "states": {key: without_time(state) for key, state in run.state.items()},
+        "states": {key: without_time(state) for key, state in run.state.items() if key != "saves"},
         "step_states": {key: dict(leaves(state)) for key, state in run.step_state.items()},
         **{name: thing.state_dict() for name, thing in owned.items()},
         "stopped": run.stopped,
@@ -257,7 +270,7 @@ def without_time(state):
     return attrs.evolve(state, **changes[type(state).__name__]) if type(state).__name__ in changes else state
 
 
-SET_UP_EVENTS = (*(ev.HOOKS[name] for name in SET_UP), ev.TrainStart)
+SET_UP_EVENTS = tuple(ev.HOOKS[name] for name in SET_UP)
 
 
 def told(entries, leave_out=("/cuts/", "/rescue-")):
@@ -267,7 +280,8 @@ def told(entries, leave_out=("/cuts/", "/rescue-")):
         sane = sane and not isinstance(entry, ev.SanityCheckStart)
         path = getattr(entry, "path", "")
         exceptions = (ev.ExceptionRaised, ev.KeyboardInterrupted)
-        if sane and not isinstance(entry, (*SET_UP_EVENTS, *exceptions)) and not any(each in path for each in leave_out):
+        left_out = isinstance(entry, (*SET_UP_EVENTS, *exceptions)) or any(each in path for each in leave_out)
+        if sane and not left_out and getattr(entry, "label", None) != "sanity check":
             found.append((type(entry).__name__, plain(entry)))
         sane = sane or isinstance(entry, ev.SanityCheckEnd)
     return found
@@ -339,17 +353,58 @@ def cut_and_resumed(case, folder, path, straight_entries, original, *more, **set
     return train(case, folder, *more, resume=path, **settings)
 
 
-def goes_on(case, tree, entries):
-    """Whether a cut leaves something to train, and was before any stop that ends the run."""
-    stop = next((i for i, entry in enumerate(entries) if isinstance(entry, Stop)), len(entries))
-    return tree["recorded"]["lines"] <= stop
+def may_go_on(case, tree, entries):
+    """Whether a checkpoint leaves something to train, and was asked for before any stop that ends the run."""
+    at, stop = tree["position"], next((i for i, entry in enumerate(entries) if isinstance(entry, Stop)), len(entries))
+    last = at["phase"] in AFTER_BATCHES and at["epoch_is_over"] and at["epoch"] + 1 >= case["settings"]["max_epochs"]
+    return tree["recorded"]["lines"] <= stop and not last and not 0 <= case["settings"]["max_steps"] <= at["step"]
 
 
-def keep_checkpoints(folder, to):
-    """Moves what `checkpoint` kept to where the next run does not see it."""
-    return [Path(shutil.copy2(path, to)) for path in sorted(Path(folder, "kept").glob("*.safetensors"))]
+def straight(case, folder, *more, **settings):
+    """What a run that is never cut comes to, and what one that goes on needs to know of it."""
+    whole = train(case, folder, *more, **settings)
+    log = Path(folder, "events.jsonl")
+    return {"whole": whole, "entries": read(log).entries, "log": log.read_bytes()}
 
 
-def composed(callbacks):
-    """One callback of those by name."""
-    return compose(*callbacks.values())
+def differences(case, folder, of, path, *more, **settings):
+    """In what a run that goes on from a checkpoint differs from the straight one."""
+    put_back(folder, of["entries"], store.read(path))
+    Path(folder, "events.jsonl").write_bytes(of["log"])
+    return unlike(of["whole"], train(case, folder, *more, resume=path, **settings))
+
+
+def cuts(folder):
+    """The checkpoints of `saves_at` in the order in which they were asked for."""
+    return sorted(Path(folder, "cuts").glob("*.safetensors"), key=lambda path: int(path.name.split("-")[0]))
+
+
+@contextmanager
+def quick_folder() -> Iterator[Path]:
+    """A folder in memory if there is such a thing: what is durable is for other tests."""
+    with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def resumed_elsewhere(case, folder, of, paths):
+    """`differences` for each path, from a process of its own."""
+    torch.save((case, of, paths), Path(folder, "given"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.reliability.resuming", str(folder)],
+        cwd=Path(__file__).parent.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    case, of, paths = torch.load(Path(folder, "given"), weights_only=False)
+    found = [[path.name, differences(case, folder, of, path, saves_at())] for path in paths]
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

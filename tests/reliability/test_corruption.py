@@ -1,14 +1,16 @@
 """R4, R5, R7: damage is refused with one kind of error, files made to do harm do none."""
 
+import json
 import os
 import resource
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from fncb import store
 from fncb.store import DamagedCheckpoint
-from tests.reliability.corruption import a_small_tree, flips, mutations, passes, splices, surprises
+from tests.reliability.corruption import a_small_tree, flips, mutations, passes, sealed, splices, surprises
 
 ROOM = 64 << 20  # bytes
 
@@ -83,3 +85,32 @@ def test_a_length_that_is_only_claimed_takes_no_memory(length, tmp_path):
     path.write_bytes(length.to_bytes(8, "little") + b'{"__metadata__"')
     with room(), pytest.raises(DamagedCheckpoint):
         store.read(path)
+
+
+def remade(path, **parts: str) -> None:
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    header["__metadata__"] |= parts
+    path.write_bytes(sealed(header, whole[8 + length :]))
+
+
+@pytest.mark.parametrize(("levels", "is_read"), [(100, True), (101, False), (400, False), (50_000, False)])
+def test_a_tree_is_read_down_to_100_levels_however_deep_the_caller_is(levels, is_read, checkpoint):
+    remade(checkpoint, tree="[" * levels + "]" * levels)
+    if is_read:
+        assert store.read(checkpoint) is not None
+    else:
+        with pytest.raises(DamagedCheckpoint, match=r"levels|recursion"):
+            store.read(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["_dynamo", "no_such_thing", "nn", "qint8", "load", "float32"])
+def test_no_module_is_loaded_by_a_name_in_a_file(name, checkpoint, monkeypatch):
+    touched = []
+    monkeypatch.setattr(torch, "__getattr__", lambda name: touched.append(name))
+    remade(checkpoint, layouts=json.dumps({"model.wide": {"dtype": name, "shape": [4, 5]}}))
+
+    with pytest.raises(DamagedCheckpoint, match="must hold a tree, got KeyError"):
+        store.read(checkpoint)
+    assert touched == []
