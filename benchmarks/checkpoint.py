@@ -1,8 +1,8 @@
 """How long a training step is held up by a checkpoint, written at once or behind its back.
 
-A model and its Adam state are saved by each contender in turn, round after round, in one process. Timed is only the
-call that the training loop waits for. Before the next contender's turn, what goes on in the background is waited for
-and the files are deleted.
+A model and its Adam state are saved by each contender in turn, round after round, in one process. Before each turn
+there is a training step, so that caches and free memory are what a save finds them to be. Timed is only the call that
+the loop waits for. After it, what goes on in the background is waited for and the files are deleted.
 
 Usage: python benchmarks/checkpoint.py [--sizes 1,10,100,500] [--rounds N] [--threads N]
 With any of these, nothing is written down.
@@ -44,18 +44,23 @@ Turn = tuple[Callable[[Path], Any], Callable[[Any], object]]
 """What is timed, given a free path; and what is then waited for, given what the first returned."""
 
 
-def state(megabytes: int) -> dict[str, Any]:
-    """A checkpoint of an MLP and Adam: of float32, a third each of parameters and the two averages."""
+def state(megabytes: int) -> tuple[dict[str, Any], Callable[[], None]]:
+    """A checkpoint of an MLP and Adam: of float32, a third each of parameters and the two averages; a training step."""
     layers = LAYERS.get(megabytes, 8)
     width = int((megabytes * 1e6 / 12 / layers) ** 0.5)
     model = nn.Sequential(*[nn.Linear(width, width) for _ in range(layers)])
     optimizer = torch.optim.Adam(model.parameters())
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
+    batch = torch.randn(8, width)
+
+    def step() -> None:
+        model(batch).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
     objects = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    return {"epoch": 3, "step": 1000, "metrics": {"loss": 0.5}, "random": {"torch": torch.get_rng_state()}, **objects}
+    random = {"torch": torch.get_rng_state()}
+    return {"epoch": 3, "step": 1000, "metrics": {"loss": 0.5}, "random": random, **objects}, step
 
 
 def contenders(tree: dict[str, Any], saver: Saver, lightning: AsyncCheckpointIO) -> dict[str, Turn]:
@@ -89,13 +94,14 @@ def contenders(tree: dict[str, Any], saver: Saver, lightning: AsyncCheckpointIO)
 
 def seconds(megabytes: int, rounds: int) -> tuple[dict[str, list[float]], int]:
     """What each contender held the loop up for, one value a round, and how many tensors there were."""
-    tree, saver, lightning = state(megabytes), Saver(), AsyncCheckpointIO(TorchCheckpointIO())
+    (tree, step), saver, lightning = state(megabytes), Saver(), AsyncCheckpointIO(TorchCheckpointIO())
     turns = contenders(tree, saver, lightning)
     times: dict[str, list[float]] = {name: [] for name in turns}
     with tempfile.TemporaryDirectory(prefix="fncb-benchmark-") as folder:
         for each in range(rounds + 1):
             for name, (do, settle) in turns.items():
                 path = Path(folder, "checkpoint")
+                step()
                 began = perf_counter()
                 result = do(path)
                 took = perf_counter() - began

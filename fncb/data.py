@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
-from math import isqrt
 from typing import Any
 
 import attrs
@@ -14,9 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
-_BLOCK = 4096  # positions whose indices are computed at once: they fit the first cache
-_ROUNDS = 8  # of the cipher; its halves have at least 64 values
-_LOW_31 = 2**31 - 1
+from fncb.permutation import BLOCK, permuted, round_keys
 
 
 def batches(
@@ -37,7 +34,7 @@ def batches(
     """A loader whose batches depend on the seed, the epoch and the position in it, and on nothing else.
 
     Each `iter` begins the next epoch: 0, 1, 2, ... Its order is a permutation keyed by (seed, epoch) that is computed
-    position by position, so that going on anywhere costs the same and skips no samples. While `dataset[index]` runs,
+    position by position, so that going on anywhere costs the same and makes nothing anew. While `dataset[index]` runs,
     the CPU generators of torch, Python and numpy are seeded from (seed, epoch, index): an augmentation gives the same
     sample whatever the batch size, the workers or the place where a run was resumed. Outside they are untouched. This
     is exact for a dataset whose samples depend on the index and on these generators; one that keeps a state of its
@@ -78,9 +75,7 @@ def batches(
       [[5, 0]]
 
     Reference:
-      Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002: the generalized Feistel cipher (section 5) and
-      cycle walking (section 4). Mitchell et al., "Bandwidth-Optimal Random Shuffling for GPUs", 2022, shuffle with
-      such ciphers.
+      The order: see `fncb.permutation`.
     """
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise TypeError(
@@ -161,6 +156,10 @@ class Batches:
         if self._begun is this:
             self.set_epoch(self._epoch + 1)
 
+    def in_order(self) -> "Batches":
+        """The same without shuffling, to be used instead of this one."""
+        return Batches(self.dataset, attrs.evolve(self._order, shuffle=False), self._made)
+
     def set_epoch(self, epoch: int) -> None:
         """Lets the next `iter` begin this epoch, 0 or more; in one that was loaded in its middle it goes on there."""
         _must_be_int("epoch", epoch, 0)
@@ -210,52 +209,14 @@ class _Order:
         """The epoch and the indices of each batch from a position on."""
         size = self.batch_size
         end = min(len(self) * size, self.length)
-        step = max(1, _BLOCK // size) * size
-        keys = _round_keys(self.seed, epoch)
+        step = max(1, BLOCK // size) * size
+        keys = round_keys(self.seed, epoch)
         for first in range(position * size, end, step):
             indices = torch.arange(first, min(first + step, end))
             if self.shuffle:
-                indices = _permuted(indices, self.length, keys)
+                indices = permuted(indices, self.length, keys)
             for part in indices.split(size):
                 yield epoch, part
-
-
-def _round_keys(seed: int, epoch: int) -> list[int]:
-    digest = blake2b(f"order {seed} {epoch}".encode(), digest_size=4 * _ROUNDS).digest()
-    return [int.from_bytes(digest[i : i + 4], "little") & _LOW_31 for i in range(0, 4 * _ROUNDS, 4)]
-
-
-def _permuted(positions: Tensor, n: int, keys: list[int]) -> Tensor:
-    """Where a permutation of 0..n-1 takes these; n up to 2**62, all products below 2**63."""
-    if n <= _BLOCK:  # all at once; so few would also take a cipher more rounds to be shuffled evenly
-        ranks = torch.arange(n)
-        for key in keys[:4]:
-            ranks = _mixed(ranks, key)
-        return ranks.argsort(stable=True)[positions]
-    a = isqrt(n - 1) + 1
-    sizes = (a, -(-n // a))  # a grid of a * b >= n places, fewer than a too many
-    places = _enciphered(positions, sizes, keys)
-    while len(outside := (places >= n).nonzero().flatten()):  # walk on along the cycle until inside
-        places[outside] = _enciphered(places[outside], sizes, keys)
-    return places
-
-
-def _enciphered(x: Tensor, sizes: tuple[int, int], keys: list[int]) -> Tensor:
-    high = x.div(sizes[0], rounding_mode="floor")
-    halves = [x - high * sizes[0], high]
-    for i, key in enumerate(keys):
-        side = i % 2
-        size, half = sizes[side], halves[side]
-        half.add_(_mixed(halves[1 - side], key).mul_(size).bitwise_right_shift_(31)).sub_(size)
-        half.add_((half >> 63) & size)  # back into 0..size-1, at a fifth of the cost of a remainder
-    return halves[1].mul_(sizes[0]).add_(halves[0])
-
-
-def _mixed(x: Tensor, key: int) -> Tensor:
-    """A keyed hash of 31 bits to 31: two multiplications, folded between so that every bit reaches the highest."""
-    mixed = (x ^ key).mul_(0xCC9E2D51)
-    mixed.bitwise_xor_(mixed >> 32).bitwise_and_(_LOW_31).mul_(0x9E3779B1)
-    return mixed.bitwise_right_shift_(16).bitwise_and_(_LOW_31)  # the highest bits of a product are not uniform
 
 
 @attrs.frozen(eq=False)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from fncb.batch import at_least_one, count
+from fncb.data import Batches
 from fncb.position import random_state, set_random_state
 
 log = logging.getLogger("fncb")
@@ -222,7 +223,9 @@ def _is_loader(each: Any) -> bool:
 
 
 def _in_order(loader: Any) -> Any:
-    """A `DataLoader` over the same data without shuffling; anything else as it is."""
+    """A `DataLoader` or `Batches` over the same data without shuffling; anything else as it is."""
+    if isinstance(loader, Batches):
+        return loader.in_order()
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return loader
     plain = type(loader.batch_sampler) is BatchSampler or loader.batch_sampler is None

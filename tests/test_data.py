@@ -17,7 +17,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import fncb
 from fncb.callbacks import checkpoint
-from fncb.data import _permuted, _round_keys, batches
+from fncb.data import batches
+from fncb.permutation import permuted, round_keys
 
 FORKS = multiprocessing.get_context("forkserver")  # a process without threads, so that forking it is safe
 FORKS.set_forkserver_preload(["torch", "fncb.data", "torchdata.stateful_dataloader"])
@@ -45,7 +46,7 @@ class Stream(IterableDataset):
 
 
 def order_of(n, *, seed=0, epoch=0):
-    return _permuted(torch.arange(n), n, _round_keys(seed, epoch)).tolist()
+    return permuted(torch.arange(n), n, round_keys(seed, epoch)).tolist()
 
 
 def plain(made):
@@ -80,7 +81,7 @@ def test_so_has_one_that_is_computed_in_blocks(n):
 @pytest.mark.parametrize("n", [10**9 + 7, 2**40 + 1, 2**62])
 @pytest.mark.parametrize("first", [0, 123_456_789])
 def test_a_huge_order_is_never_made_as_a_whole(n, first):
-    found = _permuted(torch.arange(first, first + 10_000), n, _round_keys(0, 0))
+    found = permuted(torch.arange(first, first + 10_000), n, round_keys(0, 0))
 
     assert 0 <= found.min() < n / 1000
     assert n - n / 1000 < found.max() < n
@@ -102,7 +103,7 @@ def test_all_orders_of_a_few_are_as_frequent(n):
 
 def test_a_position_has_any_index_as_often():
     positions = torch.tensor([0, 1, 70, 2500, 4999])
-    found = torch.stack([_permuted(positions, 5000, _round_keys(3, epoch)) for epoch in range(4000)])
+    found = torch.stack([permuted(positions, 5000, round_keys(3, epoch)) for epoch in range(4000)])
 
     for column in found.T:
         assert chi_square(Counter((column // 500).tolist()), 10) < 9 + 4 * 18**0.5
@@ -110,7 +111,7 @@ def test_a_position_has_any_index_as_often():
 
 @pytest.mark.parametrize("n", [4000, 5000, 10**6])
 def test_neighbours_are_far_apart(n):
-    found = _permuted(torch.arange(4000), n, _round_keys(0, 0))
+    found = permuted(torch.arange(4000), n, round_keys(0, 0))
     steps = found.diff()
 
     counts = Counter((steps.remainder(n) * 10 // n).tolist())

@@ -43,6 +43,14 @@ def test_an_own_loop_stops_saves_and_replays(tmp_path):
     assert "The recording replays to the same state: True" in shown
 
 
+def test_a_run_that_is_cut_off_ends_as_one_that_was_not(tmp_path):
+    shown = run("03_survive.py", "--directory", tmp_path, "--max-epochs", "6")
+
+    assert re.search(r"SIGTERM at step 7\d\n  SIGKILL at step 1[34]\d\n  ended at step 174\n", shown)
+    assert "The weights are the same, bit for bit: True" in shown
+    assert re.search(r"epoch 5, step \d+, seconds .*, event ", shown)
+
+
 def drawn_digits(file):
     """The pictures of a GAN, by row, class and pixel, from a greyscale PNG whose rows are not filtered."""
     encoded = file.read_bytes()

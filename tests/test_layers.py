@@ -17,11 +17,12 @@ FLOORS = (
     ("step_hooks",),
     ("callback", "schedules"),
     ("callbacks",),
-    # floor 3 in five: rooms that stand alone, what puts them together, what is made of those
+    # floor 3 in six: rooms that stand alone, what puts them together, what is made of those
     (
-        *("batch", "compiling", "data", "disk", "measures", "notation", "optimizer", "packing", "phases", "position"),
-        *("signals", "sinks", "snapshot"),
+        *("batch", "compiling", "disk", "measures", "notation", "optimizer", "packing", "permutation", "phases"),
+        *("position", "signals", "sinks", "snapshot"),
     ),
+    ("data",),
     ("formats", "loaders", "lock", "recording", "task"),
     ("store",),
     ("contents", "evaluation", "hindsight", "interpret", "journal", "precision", "regions", "saving", "weights"),

@@ -2,11 +2,35 @@
 
 import json
 import os
+import select
 import signal
 import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fncb import lock
+
+WAIT = 20  # seconds that nobody should need
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """A child does what is inside, and nothing after it."""
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def heard(pipe: int) -> bytes:
+    if not select.select([pipe], [], [], WAIT)[0]:
+        raise TimeoutError(f"a child said nothing for {WAIT} seconds")
+    return os.read(pipe, 100)
 
 
 def race(folder: Path, children: int) -> tuple[int, int]:
@@ -16,23 +40,23 @@ def race(folder: Path, children: int) -> tuple[int, int]:
     for _ in range(children):
         pids.append(os.fork())
         if pids[-1] == 0:
-            os.close(go[1])
-            os.close(done[1])
-            os.read(go[0], 1)  # until all are there
-            try:
-                held = lock.take(folder)
-                os.write(results[1], b"1")
-            except lock.DirectoryTaken:
-                held = None
-                os.write(results[1], b"0")
-            os.read(done[0], 1)  # until all have tried
-            if held:
-                held.close()
-            os._exit(0)
+            with leaving():
+                os.close(go[1])
+                os.close(done[1])
+                os.read(go[0], 1)  # until all are there
+                try:
+                    held = lock.take(folder)
+                    os.write(results[1], b"1")
+                except lock.DirectoryTaken:
+                    held = None
+                    os.write(results[1], b"0")
+                os.read(done[0], 1)  # until all have tried
+                if held:
+                    held.close()
     os.close(go[1])
     got = b""
     while len(got) < children:
-        got += os.read(results[0], children)
+        got += heard(results[0])
     os.close(done[1])
     for pid in pids:
         os.waitpid(pid, 0)
@@ -46,14 +70,16 @@ def take_over(folder: Path) -> str:
     reports, report = os.pipe()
     holder = os.fork()
     if holder == 0:
-        held = lock.take(folder)
-        (folder / ".fncb-0123456789abcdef.tmp").write_text("half a checkpoint")
-        worker = os.fork()
-        if worker == 0:
-            held.close()  # as a worker's clean-up may: it has nothing to let go of
-            os.write(report, b"%d\n" % os.getpid())
-        signal.pause()
-    worker = int(os.read(reports, 100))
+        with leaving():
+            held = lock.take(folder)
+            (folder / ".fncb-0123456789abcdef.tmp").write_text("half a checkpoint")
+            if os.fork() == 0:
+                with leaving():
+                    held.close()  # as a worker's clean-up may: it has nothing to let go of
+                    os.write(report, b"%d\n" % os.getpid())
+                    time.sleep(WAIT)
+            time.sleep(WAIT)
+    worker = int(heard(reports))
     os.close(reports)
     os.close(report)
     try:

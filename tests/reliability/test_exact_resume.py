@@ -10,7 +10,6 @@ from fncb import store
 from fncb.callbacks import checkpoint
 from tests.reliability.resuming import (
     CALLBACKS,
-    PLACES,
     SET_UP,
     a_case,
     cuts,
