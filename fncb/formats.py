@@ -23,14 +23,29 @@ import torch
 
 from fncb.packing import DTYPES, Packed
 
-VERSION = 1
+VERSION = 2
 """Of the tree. Whoever changes what is in it adds one, and a function to `MIGRATIONS`."""
 
-MIGRATIONS: dict[int, Callable[[Any], Any]] = {}
+
+def _to_2(tree: Any) -> Any:
+    """Version 2 knows attempts, the arguments of callbacks, and places in the middle of a batch."""
+    if not isinstance(tree, dict) or "callbacks" not in tree:
+        return tree  # not of a run
+    for state in tree["callbacks"].values():
+        for asked in state.get("asked", ()) if isinstance(state, dict) else ():
+            asked["kept_as"] = "last" if asked.pop("last") else "best"
+    if "position" in tree:
+        tree["position"] |= {"loader_next": tree["position"]["loader"], "made": (), "told": 0}
+    if "random" in tree:
+        tree["random"] = {moment: {**state, "own": []} for moment, state in tree["random"].items()}
+    return {**tree, "attempt": 0, "heard": 0, "configs": {}}
+
+
+MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _to_2}
 """Entry n makes a tree of version n + 1 of one of version n, which it may change.
 
-The counters that order files, `step` and `attempt`, stay at the top of a tree under their names in every version: they
-are read from the headers, without the tensors.
+The counters that order files, `step`, `attempt` and `heard`, stay at the top of a tree under their names in every
+version: they are read from the headers, without the tensors.
 """
 
 FORGED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)

@@ -89,15 +89,16 @@ def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
     paths = [each.path for each in found if each.path is not None]
     if not paths:
         log.warning("fncb: no checkpoint yet in %s; starting from the beginning", ", ".join(map(str, directories)))
-    newest = max(paths, key=lambda path: _age(store.read_header(path)), default=None)
+    newest = max(paths, key=lambda path: store.age(store.read_header(path)), default=None)
     return Latest(newest, tuple(rejected for each in found for rejected in each.rejected))
 
 
 def _best(who: str, part: Callback[Any]) -> Latest:
     directory, monitor = Path(part.config["dirpath"]), part.config["monitor"]
     sign = 1.0 if part.config.get("mode", "min") == "min" else -1.0
-    scored, rejected = [], []
-    for path in reversed(store.checkpoints(directory)):  # of equals the oldest, as when they were saved
+    paths, rejected = store.survey(directory)
+    scored = []
+    for path in reversed(paths):  # of equals the oldest, as when they were saved
         tree = contents_of(path).tree
         score = {**tree.get("metrics", {}), "epoch": tree.get("epoch"), "step": tree.get("step")}.get(monitor)
         if isinstance(score, int | float) and isfinite(score):
@@ -113,10 +114,6 @@ def _best(who: str, part: Callback[Any]) -> Latest:
         f'{who}: resume="best" needs a checkpoint with a finite {monitor!r}, got none in {str(directory)!r}. '
         'Pass a path, or "last".'
     )
-
-
-def _age(header: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(int(header.get(name) or 0) for name in ("step", "attempt", "heard"))
 
 
 def _warned(found: Latest) -> Latest:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -158,17 +158,34 @@ def free_name(path: str | Path) -> Path:
 
 
 def checkpoints(directory: str | Path) -> list[Path]:
-    """The `.safetensors` files of a directory and those within whose headers are good, newest first.
+    """The `.safetensors` files of a directory and those within whose headers are good, newest first."""
+    return survey(directory)[0]
 
-    Newest is by `step`, then `attempt`, both of the header (0 if absent), then the longer and later name: never by
-    the file's time.
+
+def survey(directory: str | Path) -> tuple[list[Path], list[Rejected]]:
+    """The checkpoints of a directory whose headers are good, newest first by `age`, and the other `.safetensors`."""
+    known, rejected = [], []
+    for path in sorted(Path(directory).rglob(f"*{SUFFIX}")):
+        try:
+            known.append((age(read_header(path)), len(path.name), path))
+        except (ValueError, OSError) as error:
+            rejected.append(Rejected(path, str(error)))
+    return [path for *_, path in sorted(known, reverse=True)], rejected
+
+
+def age(header: Mapping[str, Any]) -> tuple[int, ...]:
+    """How far a run had come when it wrote a checkpoint: by its header, never by the file's time.
+
+    Example:
+      >>> age({"step": 8, "attempt": 1, "heard": 90}) > age({"step": 8, "attempt": 0, "heard": 99})
+      True
     """
-    return _sorted(Path(directory))[0]
+    return tuple([n if isinstance(n := header.get(name), int) else 0 for name in ("step", "attempt", "heard")])
 
 
 def latest(directory: str | Path) -> Latest:
     """The newest checkpoint of a directory that verifies; each newer or unreadable file with its reason."""
-    paths, rejected = _sorted(Path(directory))
+    paths, rejected = survey(directory)
     for path in paths:
         try:
             verify(path)
@@ -193,19 +210,6 @@ def delete(path: str | Path, *, within: str | Path | None = None, disk: Disk = D
             disk.remove(path)
     except FileNotFoundError:
         pass
-
-
-def _sorted(directory: Path) -> tuple[list[Path], list[Rejected]]:
-    known, rejected = [], []
-    for path in sorted(directory.rglob(f"*{SUFFIX}")):
-        try:
-            header = read_header(path)
-        except (ValueError, OSError) as error:
-            rejected.append(Rejected(path, str(error)))
-        else:
-            step, attempt = (n if isinstance(n := header.get(name), int) else 0 for name in ("step", "attempt"))
-            known.append((step, attempt, len(path.name), path))
-    return [path for *_, path in sorted(known, reverse=True)], rejected
 
 
 def _refuse_outside(who: str, path: Path, within: str | Path | None) -> None:

@@ -1,10 +1,14 @@
 """Files of every version of a format load for ever."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+import fncb
 from fncb import formats, store
+from fncb.callbacks import checkpoint
 from fncb.effects import Save
 from fncb.events import TrainBatchEnd
 from fncb.recording import read
@@ -61,6 +65,28 @@ def test_a_checkpoint_of_format_1_loads_for_ever():
     assert tree["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
     assert tree["random"]["now"]["torch"].numel() == 5056
     assert tree["callbacks"]["checkpoint"]["asked"][0]["path"] == "runs/golden/epoch=0-step=3.safetensors"
+
+
+def test_a_run_of_format_1_goes_on_for_ever(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = fncb.Task(
+        torch.nn.Linear(2, 2),
+        loss=lambda model, x: model(x).square().mean(),
+        optimizer=partial(torch.optim.Adam, lr=0.1),
+    )
+    run = fncb.fit(
+        task,
+        [torch.ones(1, 2)] * 3,
+        callbacks=checkpoint("runs/golden"),
+        resume=GOLDEN / "checkpoint-1.safetensors",
+        max_epochs=2,
+        compile=False,
+        fast_dev_run=False,
+        progress=False,
+    )
+
+    assert (run.step, run.epoch, run.resumed.step) == (6, 2, 3)
+    assert (run.resumed.left_out, run.resumed.changed) == ((), {})
 
 
 def test_a_recording_of_format_1_loads_for_ever():

@@ -1,0 +1,263 @@
+"""R9: the laws of design.md, section 8, for any composition of the built-ins and any events."""
+
+import copy
+from functools import partial
+from math import inf, nan
+
+import attrs
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import nn
+
+import fncb
+from fncb import events as ev
+from fncb import store
+from fncb.callback import compose
+from fncb.callbacks import (
+    accumulation_schedule,
+    checkpoint,
+    clip_grad_norm,
+    early_stop,
+    ema,
+    lr_monitor,
+    progress_bar,
+    skip_nonfinite,
+    timer,
+)
+from fncb.recording import Recorder, read
+from fncb.tree import leaves
+from tests.reliability.resuming import unlike
+
+MODES = st.sampled_from(["min", "max"])
+METRICS = ("val_loss", "acc")
+
+BUILT_INS = st.one_of(
+    st.builds(
+        partial(early_stop, strict=False),
+        st.sampled_from(METRICS),
+        patience=st.integers(0, 3),
+        min_delta=st.sampled_from([0.0, 0.5]),
+        mode=MODES,
+        check_finite=st.booleans(),
+        stopping_threshold=st.none() | st.floats(-1, 1),
+        divergence_threshold=st.none() | st.floats(-1, 1),
+        check_on_train_epoch_end=st.booleans(),
+        verbose=st.booleans(),
+        key=st.sampled_from(["stop a", "stop b"]),
+    ),
+    st.builds(
+        checkpoint,
+        st.just("runs/a"),
+        monitor=st.none() | st.just("val_loss") | st.just("step"),
+        mode=MODES,
+        save_top_k=st.sampled_from([-1, 0, 1]),
+        save_last=st.booleans(),
+        every_n_train_steps=st.none() | st.integers(1, 3),
+        save=st.sampled_from(["sync", "async"]),
+        save_on_exception=st.booleans(),
+        save_on_signal=st.booleans(),
+        verbose=st.booleans(),
+        key=st.sampled_from(["keep a", "keep b"]),
+    ),
+    st.builds(
+        timer,
+        st.none() | st.floats(0, 20).map(lambda seconds: {"seconds": seconds}),
+        interval=st.sampled_from(["step", "epoch"]),
+    ),
+    st.builds(lr_monitor, logging_interval=st.sampled_from([None, "step", "epoch"])),
+    st.builds(progress_bar, refresh_rate=st.sampled_from([0.0, 1.0, 1e6])),
+    st.builds(accumulation_schedule, st.dictionaries(st.integers(0, 3), st.integers(1, 4), min_size=1)),
+    st.builds(ema, st.sampled_from([0.0, 0.5])),
+    st.builds(clip_grad_norm, st.sampled_from([0.5, inf])),
+    st.builds(skip_nonfinite),
+)
+CALLBACKS = st.lists(BUILT_INS, max_size=6, unique_by=lambda callback: callback.key)
+NUMBERS = st.sampled_from([0.0, 0.5, -0.5, 1.0, 1e30, nan, inf, -inf]) | st.floats(-2, 2)
+VALUES = st.fixed_dictionaries({"val_loss": NUMBERS}, optional={"acc": NUMBERS, "lr-SGD": st.just(0.5)})
+HEARD = [kind for kind in ev.HOOKS.values() if kind not in (ev.SaveCheckpoint, ev.LoadCheckpoint)]
+
+
+@st.composite
+def runs(draw):
+    """Events as a run has them, or in any order; each `Save` may be answered later."""
+    kinds = draw(st.lists(st.sampled_from(HEARD), max_size=12)) if draw(st.booleans()) else _in_order(draw)
+    epoch, step, seconds, found = 0, 0, 0.0, []
+    for kind in kinds:
+        seconds += draw(st.sampled_from([0.125, 0.5, 4.0]))
+        names = {field.alias or field.name for field in attrs.fields(kind)}
+        step += kind is ev.TrainBatchEnd
+        known = {"epoch": epoch, "step": step, "seconds": seconds, "batch_idx": step % 3, "batches": 3}
+        known |= {"metrics": draw(VALUES), "epoch_is_over": draw(st.booleans()), "error": "KeyError"}
+        known |= {"stage": "fit", "fast_dev_run": draw(st.integers(0, 9)) == 0}
+        if kind is ev.Saved:
+            name = f"runs/a/{draw(st.sampled_from(['', 'last-', 'rescue-']))}epoch={epoch}-step={step}"
+            known |= {"path": f"{name}{draw(st.sampled_from(['', '-v1']))}.safetensors"}
+            known |= {"requested": f"{name}.safetensors"}
+        found.append(kind(**{name: value for name, value in known.items() if name in names}))
+        epoch += kind is ev.TrainEpochEnd
+    return found
+
+
+def _in_order(draw):
+    kinds = [ev.InitStart, ev.Setup, ev.FitStart, ev.TrainStart]
+    for _ in range(draw(st.integers(1, 2))):
+        kinds += [ev.EpochStart, ev.TrainEpochStart]
+        for _ in range(draw(st.integers(1, 2))):
+            kinds += [ev.TrainBatchStart, ev.TrainBatchEnd, *draw(st.lists(st.just(ev.Saved), max_size=2))]
+        if draw(st.booleans()):
+            kinds += [ev.ValidationStart, ev.ValidationBatchEnd, ev.ValidationEnd, ev.Saved]
+        kinds += [ev.TrainEpochEnd, ev.Saved, ev.EpochEnd]
+    return [*kinds, *draw(st.sampled_from([[ev.TrainEnd, ev.FitEnd, ev.Teardown], [ev.ExceptionRaised, ev.Teardown]]))]
+
+
+def folded(callback, events, state=None):
+    """The state, the effects, and the type of what was raised, after which nothing is heard."""
+    state, effects = callback.init() if state is None else state, []
+    for event in events:
+        try:
+            state, asked = callback.transition(state, event)
+        except ev.MissingMetric as error:
+            return state, effects, str(error)
+        effects += asked
+    return state, effects, None
+
+
+law = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+@law
+@given(CALLBACKS, runs())
+def test_hooks_are_pure(callbacks, events):
+    """Law 1: same state, same event, same result; inputs unchanged."""
+    composed = compose(*callbacks)
+    state = composed.init()
+    for event in events:
+        before = copy.deepcopy(state)
+        one, other = (folded(composed, [event], state) for _ in range(2))
+        assert unlike(one, other) == []
+        assert unlike(before, state) == []
+        state = one[0]
+
+
+@law
+@given(CALLBACKS, runs(), st.data())
+def test_a_run_goes_on_from_any_cut(callbacks, events, data):
+    """Laws 2 and 5: replaying a + b equals replaying b from what was saved after a."""
+    composed, cut = compose(*callbacks), data.draw(st.integers(0, len(events)))
+    state, first, error = folded(composed, events[:cut])
+    again = fncb.load_state_dict(composed, fncb.state_dict(state))
+
+    assert unlike(state, again) == []
+    if error is None:
+        last, second, error = folded(composed, events[cut:], again)
+        assert unlike(folded(composed, events), (last, first + second, error)) == []
+
+
+@law
+@given(CALLBACKS, runs())
+def test_an_event_that_nobody_hears_changes_nothing(callbacks, events):
+    """Law 3: it returns the very same state, in a composition too."""
+    for callback in (*callbacks, compose(*callbacks)):
+        state = callback.init()
+        for event in events:
+            new = folded(callback, [event], state)[0]
+            assert callback.hears(type(event)) or new is state
+            state = new
+
+
+@law
+@given(CALLBACKS, CALLBACKS, CALLBACKS, runs())
+def test_composition_is_associative_and_has_an_identity(some, more, others, events):
+    """Law 4."""
+    taken = {callback.key for callback in some}
+    more = [callback for callback in more if callback.key not in taken]
+    taken |= {callback.key for callback in more}
+    a, b, c = compose(*some), compose(*more), compose(*(each for each in others if each.key not in taken))
+    whole = folded(compose(a, b, c), events)
+
+    assert unlike(whole, folded(compose(compose(a, b), c), events)) == []
+    assert unlike(whole, folded(compose(a, compose(b, c)), events)) == []
+    assert unlike(whole, folded(compose(compose(), a, compose(), b, c, compose()), events)) == []
+    for callback in some:
+        state, effects, error = folded(callback, events)
+        assert unlike(folded(compose(callback), events), ({callback.key: state}, effects, error)) == []
+
+
+@settings(law, max_examples=60)
+@given(CALLBACKS, runs())
+def test_a_state_survives_a_file(tmp_path_factory, callbacks, events):
+    """Law 5."""
+    composed, path = compose(*callbacks), tmp_path_factory.mktemp("states") / "state.safetensors"
+    state = folded(composed, events)[0]
+    store.write(path, {"state": fncb.state_dict(state)})
+
+    assert unlike(state, fncb.load_state_dict(composed, store.read(path)["state"])) == []
+
+
+@settings(law, max_examples=60)
+@given(CALLBACKS, runs())
+def test_a_recording_replays_to_the_same_states_and_effects(tmp_path_factory, callbacks, events):
+    """Law 6."""
+    composed, path = compose(*callbacks), tmp_path_factory.mktemp("recorded") / "events.jsonl"
+    state, effects, error = folded(composed, events)
+    heard = events if error is None else events[: _failed_at(composed, events)]
+    recorder = Recorder(path, {})
+    for event in heard:
+        recorder.event(event)
+    recorder.close()
+    recorded = read(path)
+    replayed = fncb.replay(composed, recorded)
+    moments = [*fncb.history(composed, recorded)]
+
+    assert unlike([*recorded.events], heard) == []
+    assert unlike((state, effects), (replayed.state, [*replayed.effects])) == []
+    assert unlike(effects, [effect for moment in moments for effect in moment.effects]) == []
+
+
+def _failed_at(composed, events):
+    return next(i for i in range(len(events)) if folded(composed, events[: i + 1])[2])
+
+
+STEP_CALLBACKS = {
+    "none": (),
+    "all": (ema(0.5), clip_grad_norm(0.5), skip_nonfinite()),
+    "all, in another order": (skip_nonfinite(), clip_grad_norm(0.5), ema(0.9, update_every_n_steps=2)),
+}
+
+
+def trained(callbacks, compile):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+    batches = [torch.randn(4, 3) for _ in range(6)]
+    batches[4] = batches[4].fill_(nan) if any(each.key == "skip_nonfinite" for each in callbacks) else batches[4]
+    optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    task = fncb.Task(model, loss=lambda model, x: model(x).square().mean(), optimizer=optimizer)
+    made = compose(*callbacks).step
+    first = {} if made is None else made.init({name: p.detach() for name, p in model.named_parameters()})
+    kinds = [(path, leaf.shape, leaf.dtype) for path, leaf in leaves(first)]
+    run = fncb.fit(task, batches, callbacks=callbacks, max_epochs=1, compile=compile, progress=False)
+    same = kinds == [(path, leaf.shape, leaf.dtype) for path, leaf in leaves(run.step_state)]
+    return run.compiled, same, {**model.state_dict(), **dict(leaves(run.step_state))}, dict(run.metrics)
+
+
+@pytest.mark.parametrize("name", STEP_CALLBACKS)
+def test_compiled_step_hooks_give_what_eager_ones_give(name):
+    """Law 7."""
+    compiled, eager = (trained(STEP_CALLBACKS[name], compile) for compile in (True, False))
+
+    assert (compiled[0], eager[0]) == ("one graph", "eager")
+    assert compiled[1] == eager[1] is True
+    torch.testing.assert_close(compiled[2], eager[2], rtol=1e-5, atol=1e-6)
+    assert compiled[3] == pytest.approx(eager[3], rel=1e-5)
+
+
+@law
+@given(CALLBACKS, runs())
+def test_order_does_not_matter_to_callbacks_that_share_nothing(callbacks, events):
+    """Law 8: states are the same, whatever the order."""
+    one, other = folded(compose(*callbacks), events), folded(compose(*callbacks[::-1]), events)
+
+    if one[2] is None:
+        assert unlike(one[0], other[0]) == []
