@@ -15,7 +15,7 @@ class Keeper:
     """Writes checkpoints, at once or in the background, one at a time."""
 
     def __init__(self) -> None:
-        self._saver = Saver()
+        self._saver: Saver | None = None  # has a thread, which most runs do not need
         self._locks: dict[Path, Lock] = {}
         self._in_background: dict[str, str] | None = None
 
@@ -51,6 +51,7 @@ class Keeper:
         """
         self.claim(save.within or Path(save.path).parent)
         if save.background:
+            self._saver = self._saver or Saver()
             self._saver.save_async(saving["path"], tree, before=before, within=save.within)
             self._in_background = saving
             return None
@@ -64,8 +65,10 @@ class Keeper:
           Exception: what went wrong with it, once.
         """
         saving, self._in_background = self._in_background, None
+        if saving is None or self._saver is None:
+            return None
         written = self._saver.finished(wait=wait)
-        if saving is None or written is None:
+        if written is None:
             self._in_background = saving
             return None
         return {**saving, "bytes": written.size}
@@ -75,5 +78,6 @@ class Keeper:
         with ExitStack() as closing:
             for lock in self._locks.values():
                 closing.callback(lock.close)
-            closing.callback(self._saver.close)
+            if self._saver:
+                closing.callback(self._saver.close)
         self._locks = {}

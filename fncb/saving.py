@@ -75,7 +75,7 @@ class Saver:
         Raises:
           TypeError: if the tree holds what cannot be written, naming where. Nothing was begun.
           Exception: the error of the write before, if that had not been told. Nothing was begun.
-        RuntimeError: if the saver is closed.
+          RuntimeError: if the saver is closed.
         """
         if not self._stop.alive:
             raise RuntimeError(f"Saver: it must be open to save {path}, got a closed one. Make a new one.")
@@ -219,9 +219,18 @@ class _Buffers:
         if not tensors:
             return
         with torch.no_grad():
-            torch._foreach_copy_(self.hosts, tensors, non_blocking=True)  # pyright: ignore[reportPrivateImportUsage]
+            _copy_all(self.hosts, tensors)
         for device in self.devices:
             torch.accelerator.synchronize(device)  # waits for the device, once for all tensors
+
+
+def _copy_all(hosts: list[torch.Tensor], tensors: list[torch.Tensor]) -> None:
+    together = getattr(torch, "_foreach_copy_", None)  # private: a call for all, in half the time of one for each
+    if together is not None:
+        together(hosts, tensors, non_blocking=True)
+        return
+    for host, tensor in zip(hosts, tensors, strict=True):
+        host.copy_(tensor, non_blocking=True)
 
 
 def _copied(value: Any, found: list[torch.Tensor], hosts: Iterator[torch.Tensor]) -> Any:
