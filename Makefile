@@ -25,6 +25,7 @@ bench: $(BENCH)  ## writes benchmarks/results.md
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/checkpoint.py
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

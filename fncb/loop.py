@@ -13,7 +13,7 @@ from fncb.callback import Callback, compose
 from fncb.control import Control
 from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, flat, predictions
 from fncb.loaders import Loaders
-from fncb.position import BATCHES, Position, RandomState
+from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
 from fncb.rates import Rates
 from fncb.resume import Resumed as Resumed
@@ -195,7 +195,7 @@ def fit(
         resumed = None  # before the first event, so that states and recording go on in one line
         if resume is not None:
             resumed = go_on("fit", resume, session, task.model, weights_only, strict)
-        if resumed is not None and at.phase in BATCHES and not allow_inexact_resume:
+        if resumed is not None and at.is_amid and not allow_inexact_resume:
             train_loaders.must_go_on_exactly(at.epoch, at.batches)
         set_up("fit", fire, session, resumed, signals, fast_dev_run=trial)
         training.run(resumed=resumed is not None and not weights_only)

@@ -76,6 +76,11 @@ class Position:
         """Before the batch that comes next, or the one whose events are not over: the loader's state, batches done."""
         return (self.loader, self.batches - 1) if self.phase in TRAINED else (self.loader_next, self.batches)
 
+    @property
+    def is_amid(self) -> bool:
+        """Whether an epoch is under way of which there are more batches, or a batch whose events are not over."""
+        return self.phase in UNDER_WAY or (self.phase in BATCHES and not self.epoch_is_over)
+
     def ask(self, effect: Effect) -> None:
         """Keeps in mind what is to be carried out when its moment has come."""
         if type(effect).__name__ not in self.asked:

@@ -160,7 +160,8 @@ class Training:
         self._hold(now if goes_on else None)
         if goes_on:
             self.randomness.put_back(self.randomness.at_epoch)
-        fetch = loader.fetching(*at.before_next)
+        done = goes_on and not at.is_amid and not loader.keeps_state
+        fetch = loader.fetching(*at.before_next) if not done else lambda: (END, None)
         upcoming, state = fetch()
         if goes_on and at.phase not in UNDER_WAY:
             self.randomness.put_back(now)
@@ -386,8 +387,6 @@ class Training:
         """The same, but for those of a validation in an earlier epoch."""
         validated = self.at.validated if self.at.validated_in == self.at.epoch else ev.Metrics()
         return joined(self.at.latest, self.step.means(), validated, self.rates.lrs())
-
-    # What a checkpoint holds of this.
 
     def state_dict(self) -> dict[str, Any]:
         """The reason of a stop that still waits for `min_epochs` or `min_steps`; one that ends the run is not kept."""

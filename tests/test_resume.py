@@ -254,6 +254,27 @@ def test_at_the_end_of_an_epoch_and_in_order_there_is_nothing_to_refuse(tmp_path
     assert go_on(tmp_path / "ends", shuffled(shuffle=True), max_epochs=2).step == 6
 
 
+def test_of_an_epoch_whose_batches_are_done_none_is_taken_again(tmp_path):
+    taken = []
+
+    class Counted(TensorDataset):
+        def __getitem__(self, index):
+            taken.append(index)
+            return super().__getitem__(index)
+
+    def loader():
+        return DataLoader(Counted(torch.randn(12, 2)), batch_size=4, shuffle=True)
+
+    ends = checkpoint(tmp_path, monitor="val_loss")  # at the validation, when the epoch is not over
+    first = task(loss=lambda model, batch: model(batch[0]).square().mean())
+    run(first, loader(), shuffled(), callbacks=ends, max_epochs=1, num_sanity_val_steps=0)
+    taken.clear()
+
+    again = task(loss=lambda model, batch: model(batch[0]).square().mean())
+    assert run(again, loader(), shuffled(), callbacks=ends, max_epochs=2, resume="last").step == 6
+    assert len(taken) == 12
+
+
 def test_a_generator_that_a_loader_was_given_goes_on_too(tmp_path):
     x = torch.randn(12, 2)
     seen = []

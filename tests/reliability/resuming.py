@@ -201,7 +201,7 @@ def a_case(rng, **given):
 def made(case, seed):
     """A task of a case, its parameters drawn with a seed, and by name what belongs to it and has a state."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(case["dropout"]), nn.Linear(4, 1))
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(case["dropout"]), nn.Linear(4, 1))
     owned = {"model": model, "optimizer": OPTIMIZERS[case["optimizer"]](model.parameters())}
 
     def loss(model, batch):
@@ -253,6 +253,7 @@ def outcome(run, owned, log):
     return {
         "random": random_state(),
         "place": (run.epoch, run.step),
+        "compiled": run.compiled,
         "metrics": dict(run.metrics),
         "states": {key: without_time(state) for key, state in run.state.items() if key != "saves"},
         "step_states": {key: dict(leaves(state)) for key, state in run.step_state.items()},

@@ -24,6 +24,7 @@ from tests.reliability.resuming import (
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # which torchdata calls
 
 EARLY = tuple(name for name in SET_UP if name != "on_load_checkpoint")
+COMPILED = 30  # resumes of a compiled run, each compiled anew, in 1.3 s: 50 would take more than a minute
 COMPARED = "parameters, optimizer, schedule, random state, states, metrics, events"
 
 FULL = {
@@ -66,7 +67,9 @@ def test_a_run_cut_at_random_goes_on_exactly(seed, record_property, capfd):
     found, runs = of_random_cuts(250, seed)
 
     assert [each for each in found if each[1]] == []
-    record_property("count", f"R8: {len(found)} random cuts of {runs} random runs: equal {COMPARED}")
+    record_property(
+        "count", f"R8: {len(found)} random cuts of {runs} random runs, part {seed + 1} of 4: equal {COMPARED}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,18 @@ def test_a_run_goes_on_exactly_in_a_new_process(record_property):
     assert len(found) == 50
     assert [each for each in found if each[1]] == []
     record_property("count", f"R8: {len(found)} cuts that go on in a new process: equal {COMPARED}")
+
+
+def test_a_compiled_run_goes_on_exactly(record_property):
+    small = {"callbacks": ["tally", "ema"], "optimizer": "sgd", "loader": "batches", "draws": False, "batches": 26}
+    settings = {"max_epochs": 2, "max_steps": -1, "compile": True}
+    case = {**FULL, **small, "seed": 6, "settings": settings}
+    with quick_folder() as folder:
+        of = straight(case, folder, saves_at(folder / "cuts", range(1000)))
+        paths = [path for path in cuts(folder) if may_go_on(case, store.read(path), of["entries"])]
+        chosen = random.Random(0).sample(paths, COMPILED)
+        found = [(path.name, differences(case, folder, of, path, saves_at())) for path in chosen]
+
+    assert of["whole"]["compiled"] == "one graph"
+    assert [each for each in found if each[1]] == []
+    record_property("count", f"R8: {len(found)} cuts of a compiled run: equal {COMPARED}")

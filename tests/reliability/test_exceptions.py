@@ -1,4 +1,4 @@
-"""R10: an exception anywhere keeps nothing of its event, and the run goes on from what was rescued as if it never was."""
+"""R10: an exception anywhere keeps nothing of its event; what is rescued goes on as if it had not been."""
 
 import itertools
 from itertools import takewhile
@@ -20,6 +20,7 @@ from tests.reliability.resuming import (
     Noisy,
     callbacks_of,
     data,
+    loader,
     made,
     quick_folder,
     told,
@@ -221,10 +222,10 @@ def broken_samples(n, nth):
 
 
 def in_loss(nth, name):
-    """A fault in a function of the task."""
+    """A fault in a function of the task, once it has drawn."""
     task, owned = made(CASE, CASE["seed"])
     tick, inner = breaks_at(nth), getattr(task, name)
-    return {"made_of": (attrs.evolve(task, **{name: lambda *given: (tick(), inner(*given))[1]}), owned)}
+    return {"made_of": (attrs.evolve(task, **{name: lambda *given: (inner(*given), tick())[0]}), owned)}
 
 
 def in_optimizer(nth, register):
@@ -336,3 +337,18 @@ def test_an_exception_in_a_schedule_keeps_nothing_of_its_event(schedule, method,
     assert wrong_in(found, "rescued", "early", "torn", "over", "lost") == []
     assert len(found) > 1
     record_property("count", f"R10: exceptions in {method} of a schedule {schedule}: {counted(found)}")
+
+
+def test_a_rescue_of_a_validation_is_the_newest_whatever_is_heard(tmp_path):
+    """Its header has the step that was made, though nobody heard of the batches since the last checkpoint."""
+    task, _ = made(CASE, 0)
+    tick = breaks_at(1)  # the second validation
+    breaks = attrs.evolve(task, validate=lambda model, batch: (tick(), task.validate(model, batch))[1])
+    saves = checkpoint(tmp_path, monitor="val_loss", filename="a-long-name-{epoch}-{step}", save_on_exception=True)
+    run = {"callbacks": [saves], "max_epochs": 3, "compile": False, "progress": False, "num_sanity_val_steps": 0}
+
+    with pytest.raises(Injected):
+        fncb.fit(breaks, loader("list", 3, False, 0), loader("list", 1, False, 0), **run)
+    found = fncb.fit(task, loader("list", 3, False, 0), loader("list", 1, False, 0), resume="last", **run).resumed
+
+    assert (found.path.name, found.step) == ("rescue-epoch=1-step=6.safetensors", 6)
