@@ -35,7 +35,9 @@ def _to_2(tree: Any) -> Any:
         for asked in state.get("asked", ()) if isinstance(state, dict) else ():
             asked["kept_as"] = "last" if asked.pop("last") else "best"
     if "position" in tree:
-        tree["position"] |= {"loader_next": tree["position"]["loader"], "made": (), "told": 0}
+        at = tree["position"]
+        at |= {"loader_next": at["loader"], "made": (), "told": 0, "is_training": at["phase"] != "" and not at["cut"]}
+        at["phase"] = "Cut" if at["cut"] else at["phase"]
     if "random" in tree:
         tree["random"] = {moment: {**state, "own": []} for moment, state in tree["random"].items()}
     return {**tree, "attempt": 0, "heard": 0, "configs": {}}

@@ -17,6 +17,7 @@ TRAINED = ("Stepped", "Scheduled")  # a batch is, and its last event has not bee
 UNDER_WAY = ("TrainBatchStart", *TRAINED)
 BATCHES = (*UNDER_WAY, "TrainBatchEnd", "Validating", "Measured", "ValidationEnd", "Validated")
 AFTER_BATCHES = ("BatchesDone", "TrainEpochEnd", "EpochEnd")
+# and "Cut": it has ended for callbacks though batches are left, which a run that may train longer goes on with
 
 
 @attrs.define
@@ -37,6 +38,7 @@ class Position:
       validated_in: the epoch that it was in; None before the first.
       validated_at: seconds since the run began, when the last validation ended or training began.
       phase: the moment of the epoch that is reached, "" between epochs.
+      is_training: whether training has begun for callbacks, and not ended.
       cut: whether the epoch under way has ended for the callbacks though batches are left, as the run was stopped.
       asked: class names of effects that are still to be carried out.
       loader: the state of the training loader, if it keeps one, before the last batch that was trained on.
@@ -59,6 +61,7 @@ class Position:
     validated_in: int | None = None
     validated_at: float = 0.0
     phase: str = ""
+    is_training: bool = False
     cut: bool = False
     asked: list[str] = attrs.field(factory=list)
     loader: Any = None
@@ -79,7 +82,7 @@ class Position:
     @property
     def is_amid(self) -> bool:
         """Whether an epoch is under way of which there are more batches, or a batch whose events are not over."""
-        return self.phase in UNDER_WAY or (self.phase in BATCHES and not self.epoch_is_over)
+        return self.phase in UNDER_WAY or (self.phase in (*BATCHES, "Cut") and not self.epoch_is_over)
 
     def ask(self, effect: Effect) -> None:
         """Keeps in mind what is to be carried out when its moment has come."""
@@ -135,7 +138,7 @@ class RandomState:
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments."""
-        return {"now": self.held or self.now(), "at_epoch": self.at_epoch}
+        return {"now": _compact(self.held or self.now()), "at_epoch": _compact(self.at_epoch)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; to be done last, as loading other things may draw."""
@@ -160,12 +163,18 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist() if isinstance(internal, torch.Tensor) else internal), gauss))
     if state["numpy"] is not None:
         import numpy
 
         kind, key, *rest = state["numpy"]
         numpy.random.set_state((kind, key.numpy(), *rest))
+
+
+def _compact(state: Mapping[str, Any]) -> dict[str, Any]:
+    """For a checkpoint: Python's hundreds of numbers as a tensor."""
+    version, internal, gauss = state["python"]
+    return {**state, "python": (version, torch.as_tensor(internal), gauss)}
 
 
 def _numpy_state(numpy: Any) -> tuple[Any, ...]:

@@ -29,12 +29,20 @@ class Rates:
 
     def advance(self, interval: str, turns: tuple[int, ...] | None = None) -> None:
         """Advances the schedules of an interval, of some turns or all, but for those that wait for a metric."""
-        if self.schedules and self.task.schedule_interval == interval:
-            for i, turn in enumerate(self.step.turns):
-                schedule = self.schedules.get(turn.name or "")
-                if (turns is None or i in turns) and schedule and not isinstance(schedule, ReduceLROnPlateau):
-                    schedule.step()
-            self.step.check_settings()
+        if not self.schedules or self.task.schedule_interval != interval:
+            return
+        names = [turn.name or "" for i, turn in enumerate(self.step.turns) if turns is None or i in turns]
+        due = [self.schedules[name] for name in names if name in self.schedules]
+        due = [schedule for schedule in due if not isinstance(schedule, ReduceLROnPlateau)]
+        before = [schedule.state_dict() for schedule in due]
+        try:
+            for schedule in due:
+                schedule.step()
+        except BaseException:  # it has counted the step before it asks for the rate
+            for schedule, was in zip(due, before, strict=True):
+                schedule.load_state_dict(was)
+            raise
+        self.step.check_settings()
 
     def advance_plateaus(self, interval: str, metrics: Callable[[], ev.Metrics], expected: bool) -> None:
         """Gives each `ReduceLROnPlateau` its metric: after an epoch, or after each validation ("step").

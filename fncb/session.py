@@ -112,6 +112,7 @@ class Session:
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
         self._handlers = merge(own, handlers(self._screen), carries_out or {})
         self._saving: list[dict[str, str]] = []
+        self._unheard: list[dict[str, str]] = []  # what is on disk and no hook has heard of yet
         self._keeper = Keeper()
         self._held: _Moment | None = None
         self._attached: dict[str, Any] = {}
@@ -187,6 +188,8 @@ class Session:
         self.state, effects = self.callbacks.transition(self.state, event)
         self._last = event
         self.heard += sent
+        if kind is ev.Saved:
+            self._unheard = [saving for saving in self._unheard if saving["path"] != event.path]
         if self._held is not None and kind in _OF_THE_END:
             self._held = attrs.evolve(self._held, then=(*self._held.then, event))
         self._journal.write(event, effects)
@@ -240,6 +243,7 @@ class Session:
             # what the checkpoint goes on after must outlive it
             written = self._keeper.write(save, saving, tree, before=self._journal.sync)
             if written is not None:
+                self._unheard.append(saving)
                 answers.append(ev.Saved(**counters, **written))
         self._saving = []
         return answers
@@ -261,6 +265,7 @@ class Session:
         written = self._keeper.finished(wait) if self.is_writing else None
         if written is None:
             return
+        self._unheard.append({name: written[name] for name in ("path", "requested")})
         counters: dict[str, Any] = {"epoch": self._last.epoch, "step": self._last.step, "seconds": self.seconds}
         busy, self._busy = self._busy, True
         try:
@@ -279,9 +284,10 @@ class Session:
             if "dirpath" in part.config:
                 self._keeper.claim(part.config["dirpath"])
 
-    def hold(self) -> None:
+    def hold(self, epoch: int, step: int) -> None:
         """What is saved from now on is of this moment, until `release`; for what cannot be gone on with half done."""
-        self._held = _Moment(self.state, dict(self.logged), self._journal.lines, self._last, self.heard)
+        last = attrs.evolve(self._last, epoch=epoch, step=step, seconds=self.seconds)
+        self._held = _Moment(self.state, dict(self.logged), self._journal.lines, last, self.heard)
 
     def release(self) -> None:
         """What is saved is of the moment that it is asked for again."""
@@ -340,7 +346,7 @@ class Session:
             "metrics": dict(getattr(of.last, "metrics", {})),
             "recorded": recorded and {**recorded, "lines": of.lines},
             "logged": dict(of.logged),
-            "saving": list(self._saving),
+            "saving": [*self._unheard, *(saving for saving in self._saving if saving not in self._unheard)],
             "attached": dict(self._attached),
             **{name: thing.state_dict() for name, thing in self.objects.items()},
             "callbacks": state_dict(state),

@@ -91,14 +91,16 @@ class Training:
             self.sanity_check()
         self.end_epoch()  # of a checkpoint that was written when one ended
         self.at.cut = False
-        if not self.is_done() and self.train.wanted:
+        more = not self.is_done()
+        self.at.cut = self.at.phase == "Cut" and not more
+        if (self.at.is_training or more) and self.train.wanted:
             self.loader()
             self.at.validated_at = self.at.validated_at or self.session.seconds
-            self.fire(ev.TrainStart, metrics=self.rates.lrs())
-            while not self.is_done():
+            self.reach(ev.TrainStart, "is_training", True, metrics=self.rates.lrs())
+            while self.at.phase in BATCHES or not self.is_done():
                 self.epoch()
             self.session.settle()
-            self.fire(ev.TrainEnd, metrics=self.metrics())
+            self.reach(ev.TrainEnd, "is_training", False, metrics=self.metrics())
         self.fire(ev.FitEnd)
 
     def is_done(self) -> bool:
@@ -152,7 +154,7 @@ class Training:
     def epoch(self) -> None:
         """Trains an epoch, or what is left of it at the position and random state of a checkpoint."""
         at, now = self.at, self.randomness.now()
-        goes_on = at.phase in BATCHES
+        goes_on = at.phase in BATCHES or at.phase == "Cut"
         at.cut = False
         loader = self.loader()
         loader.set_epoch(at.epoch)
@@ -245,7 +247,7 @@ class Training:
             self.advance_plateaus("epoch")
             at.epoch, at.phase = at.epoch + 1, ""
         elif at.phase == "EpochEnd":  # it was stopped, and a run that goes on does so in the middle
-            at.cut, at.phase = True, "Validated"
+            at.cut, at.phase = True, "Cut"
 
     # A batch.
 
@@ -362,7 +364,7 @@ class Training:
 
     def hold(self) -> None:
         """Until `release`, or for good if what is next fails, checkpoints are of this moment."""
-        self.session.hold()
+        self.session.hold(self.at.epochs, self.at.step)
         self.randomness.held = self.randomness.now()
 
     def release(self) -> None:

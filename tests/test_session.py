@@ -423,7 +423,7 @@ def test_what_is_saved_while_a_moment_is_held_is_of_that_moment(tmp_path):
 
     with Session([counts, saves(tmp_path)], record=tmp_path / "events.jsonl") as session:
         session(TrainBatchEnd(step=1))
-        session.hold()
+        session.hold(epoch=0, step=1)
         session(TrainBatchEnd(step=2))
         session(ValidationEnd(step=3))
         session.release()
@@ -438,7 +438,7 @@ def test_what_is_saved_while_a_moment_is_held_is_of_that_moment(tmp_path):
 
 def test_a_save_that_is_answered_belongs_to_the_held_moment_too(tmp_path):
     with Session(saves(tmp_path)) as session:
-        session.hold()
+        session.hold(epoch=0, step=1)
         session(ValidationEnd(step=1))
         session(ValidationEnd(step=2))
 

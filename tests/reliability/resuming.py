@@ -38,7 +38,7 @@ from fncb.callbacks import (
 from fncb.data import batches
 from fncb.effects import Delete, Save, SetLR, Skip, Stop, StopEpoch, Validate
 from fncb.loop import fit
-from fncb.position import AFTER_BATCHES, random_state
+from fncb.position import random_state
 from fncb.recording import read
 from fncb.task import Task
 from fncb.tree import leaves
@@ -354,11 +354,10 @@ def cut_and_resumed(case, folder, path, straight_entries, original, *more, **set
     return train(case, folder, *more, resume=path, **settings)
 
 
-def may_go_on(case, tree, entries):
-    """Whether a checkpoint leaves something to train, and was asked for before any stop that ends the run."""
-    at, stop = tree["position"], next((i for i, entry in enumerate(entries) if isinstance(entry, Stop)), len(entries))
-    last = at["phase"] in AFTER_BATCHES and at["epoch_is_over"] and at["epoch"] + 1 >= case["settings"]["max_epochs"]
-    return tree["recorded"]["lines"] <= stop and not last and not 0 <= case["settings"]["max_steps"] <= at["step"]
+def may_go_on(tree, entries):
+    """Whether a checkpoint was asked for before any stop, which a run that goes on does not know of."""
+    stop = next((i for i, entry in enumerate(entries) if isinstance(entry, Stop)), len(entries))
+    return tree["recorded"]["lines"] <= stop
 
 
 def straight(case, folder, *more, **settings):
