@@ -47,7 +47,9 @@ class Journal:
         """Records an event, if its class is, and what was asked for at it."""
         if self._record is None or not self.wants(type(event)):
             return
-        recorder = self._recorder = self._recorder or self._open(self._record)
+        recorder = self._recorder
+        if recorder is None:
+            recorder = self._recorder = self._open(self._record)
         recorder.event(event)
         for effect in effects:
             recorder.effect(effect)

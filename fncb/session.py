@@ -193,7 +193,8 @@ class Session:
         if self._held is not None and kind in _OF_THE_END:
             self._held = attrs.evolve(self._held, then=(*self._held.then, event))
         self._journal.write(event, effects)
-        self._sinks.hear(event)
+        if self._sinks:
+            self._sinks.hear(event)
         return effects
 
     def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:
