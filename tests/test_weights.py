@@ -1,13 +1,16 @@
 import logging
 import pickle
+from functools import partial
 from math import inf, nan
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import fncb
 from fncb import store
+from fncb.callbacks import checkpoint
 from fncb.weights import load_torch, must_fit, not_finite, take_what_fits
 
 
@@ -34,6 +37,24 @@ def test_of_a_directory_the_newest_that_verifies_is_taken(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "fncb"):
         assert fncb.load(tmp_path) == {"weight": torch.tensor([2])}
     assert "3.safetensors is passed over" in caplog.text
+
+
+def test_any_reader_of_safetensors_finds_the_model_of_a_run_under_its_name(tmp_path):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 1))
+    model[3].weight = model[2].weight  # tied
+    model = model.to(memory_format=torch.channels_last)
+    task = fncb.Task(model, loss=lambda model, x: model(x).mean(), optimizer=partial(torch.optim.Adam, lr=0.1))
+    fncb.fit(task, [torch.ones(1, 2, 4, 4)] * 2, callbacks=checkpoint(tmp_path), max_epochs=1, compile=False)
+    (path,) = tmp_path.glob("*.safetensors")
+
+    found = load_file(path)
+    mine = {name.removeprefix("model."): each for name, each in found.items() if name.startswith("model.")}
+
+    weights = model.state_dict()
+    assert weights.keys() - mine.keys() == {"3.weight"}
+    assert all(torch.equal(each, weights[name]) for name, each in mine.items())
+    assert fncb.load(path).keys() == weights.keys()
+    assert fncb.load(path)["0.weight"].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

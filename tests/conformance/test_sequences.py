@@ -711,3 +711,14 @@ def test_sigterm_ends_the_other_stages_after_a_batch(stage):
         STAGES[stage](task(), batches(4), callbacks=[callback, stopped])
 
     assert seen[-3:] == [f"on_{name}_batch_end[1]", "on_exception", f"teardown({stage})"]
+
+
+def test_a_checkpoint_from_the_end_of_training_ends_it_no_second_time(tmp_path):
+    path = tmp_path / "end.safetensors"
+    saves = Callback(key="saves", init=int, on_train_end=lambda s, e: emit(s, Save(str(path))))
+    train(task(), batches(2), callbacks=saves, max_epochs=1)
+    callback, seen = heard()
+
+    train(task(), batches(2), callbacks=callback, max_epochs=1, resume=path)
+
+    assert seen == ["setup(fit)", "on_load_checkpoint", "on_fit_start", "on_fit_end", "teardown(fit)"]

@@ -178,7 +178,8 @@ def test_a_signal_at_any_moment_saves_the_last_finished_step(tmp_path, record_pr
     kinds = {kind: sum(where(each) == kind for each in came) for kind in sorted({*map(where, came)})}
     assert {"set-up", "sanity check", "training", "validation"} <= {*kinds}
     late = [each for each in came if where(each) == "late"]
-    assert [each["code"] for each in late if each["code"] not in (-2, 143, 0)] == []
+    # when the run is over, the handlers are those of before: SIGTERM kills, unless it came while they were put back
+    assert [each["code"] for each in late if each["code"] not in (-2, -15, 143, 0)] == []
     numbers = [sum(each["signal"] == number for each in ended) for number in (signal.SIGTERM, signal.SIGINT)]
     told = ", ".join(f"{n} in {kind}" for kind, n in kinds.items())
     record_property("count", f"R11: {numbers[0]} SIGTERM and {numbers[1]} SIGINT ({told}): exit codes right, exact")
