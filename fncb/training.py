@@ -159,9 +159,9 @@ class Training:
         loader = self.loader()
         loader.set_epoch(at.epoch)
         self.begin_epoch()
-        self._hold(now if goes_on else None)
+        self._hold_random(now if goes_on else None)
         if goes_on:
-            self.randomness.put_back(self.randomness.at_epoch)
+            self.randomness.put_back(self.randomness.at_epoch)  # what drew the batches that were done draws them again
         done = goes_on and not at.is_amid and not loader.keeps_state
         fetch = loader.fetching(*at.before_next) if not done else lambda: (END, None)
         upcoming, state = fetch()
@@ -170,7 +170,7 @@ class Training:
             self.catch_up()
         while upcoming is not END and self.takes_batch():
             if at.phase not in BEFORE_BATCHES:
-                self._hold(now if at.phase in UNDER_WAY else None)
+                self._hold_random(now if at.phase in UNDER_WAY else None)
             batch = upcoming
             upcoming, state = fetch()
             at.epoch_is_over = upcoming is END
@@ -200,7 +200,7 @@ class Training:
         stopped = at.asked and StopEpoch.__name__ in at.asked
         return not stopped and (at.phase == "TrainBatchStart" or not self.is_over())
 
-    def _hold(self, random: Any) -> None:
+    def _hold_random(self, random: Any) -> None:
         """Keeps the random state, or the one given, if a checkpoint may be written when what is next fails."""
         if self._saves_on_exception:
             self.randomness.held = random or self.randomness.now()
@@ -261,7 +261,7 @@ class Training:
         if at.phase not in UNDER_WAY and batch is not None and self._wants[ev.TrainBatchStart]:
             live = {"batch": batch, "metrics": self.rates.lrs()}
             self.reach(ev.TrainBatchStart, "phase", "TrainBatchStart", batch_idx=at.batches, **live)
-            self._hold(None)
+            self._hold_random(None)
         if at.phase not in TRAINED:
             if at.asked and StopEpoch.__name__ in at.asked:
                 return False
@@ -371,8 +371,6 @@ class Training:
         """Checkpoints are of the moment that they are asked for again."""
         self.session.release()
         self.randomness.held = None
-
-    # Metrics.
 
     def advance_plateaus(self, interval: str) -> None:
         """Gives schedules that wait for a metric those of the epoch."""

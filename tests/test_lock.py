@@ -106,7 +106,7 @@ def test_what_a_killed_run_left_half_written_is_removed_and_nothing_else(tmp_pat
 
 def test_a_directory_where_nothing_can_be_written_is_found_out_at_once(tmp_path):
     class Denied(Disk):
-        def create(self, path):  # noqa: ARG002
+        def create(self, _path):
             raise PermissionError(13, "Permission denied")
 
     with pytest.raises(
