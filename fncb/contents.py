@@ -56,7 +56,7 @@ def inspect(path: str | Path, console: Console | None = None) -> None:
     Tensors are not loaded, so it takes no time and no memory. They are not verified either: resuming and `load` do.
 
     Args:
-      path: a checkpoint.
+      path: a checkpoint, or a directory, of which it is the newest whose header is good.
       console: where to print; standard output by default.
 
     Raises:
@@ -73,6 +73,12 @@ def inspect(path: str | Path, console: Console | None = None) -> None:
       metrics: loss 0.5
       model   1 tensor   6 values   24 B
     """
+    path = Path(path)
+    if path.is_dir():
+        there = store.checkpoints(path)
+        if not there:
+            raise ValueError(f"inspect: path must be a checkpoint or a directory with one, got {path} without any.")
+        path = there[0]
     out, found = console or Console(soft_wrap=True), contents_of(path)
     tree = found.tree if isinstance(found.tree, dict) else {"": found.tree}
     written_by = f"written by fncb {found.header['fncb']}, torch {found.header['torch']}"

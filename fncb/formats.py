@@ -40,7 +40,7 @@ def _to_2(tree: Any) -> Any:
         at["phase"] = "Cut" if at["cut"] else at["phase"]
     if "random" in tree:
         tree["random"] = {moment: {**state, "own": []} for moment, state in tree["random"].items()}
-    return {**tree, "attempt": 0, "heard": 0, "configs": {}}
+    return {**tree, "attempt": 0, "heard": 0, "kinds": {}, "configs": {}}
 
 
 MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _to_2}

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from torch import nn
 
 from fncb import store
 from fncb.callback import Callback
 from fncb.contents import contents_of
 from fncb.store import Latest, Rejected
+from fncb.weights import must_fit
 
 log = logging.getLogger("fncb")
 
@@ -67,9 +69,15 @@ def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
 
     Raises:
       ValueError: if there is none, unless "last" is meant.
+      FileNotFoundError: if a path is not there.
     """
     if resume not in ("last", "best"):
         path = Path(resume)
+        if not path.exists():
+            raise FileNotFoundError(
+                f'{who}: resume must be a checkpoint, a directory, "last" or "best", got {str(resume)!r}, which is not '
+                "there."
+            )
         found = _warned(store.latest(path)) if path.is_dir() else Latest(path)
         if found.path is None:
             raise ValueError(
@@ -120,6 +128,20 @@ def _warned(found: Latest) -> Latest:
     for rejected in found.rejected:
         log.warning("fncb: %s is passed over: %s", rejected.path, rejected.reason)
     return found
+
+
+def must_be_alike(objects: Mapping[str, Any], snapshot: Mapping[str, Any]) -> None:
+    """Raises unless each model has the weights that were saved, and each other object is of the kind that was."""
+    for name, thing in objects.items():
+        kind = type(thing).__qualname__
+        saved = snapshot["kinds"].get(name, kind)
+        if isinstance(thing, nn.Module):
+            must_fit("resume", thing, snapshot[name])
+        elif kind != saved:
+            raise ValueError(
+                f"resume: {name} must be of the kind that was saved, {saved}, got {kind}. Resume with that, or take "
+                "the weights alone with weights_only=True."
+            )
 
 
 def noted(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from fncb.effects import Attach, Delete, Effect, Log, Save, Stop
 from fncb.interpret import Handler, Screen, handlers, refuse_what_nobody_does
 from fncb.journal import Journal
 from fncb.keeper import Keeper
-from fncb.resume import differences, noted
+from fncb.resume import differences, must_be_alike, noted
 from fncb.sinks.sink import Sink, Sinks
 from fncb.snapshot import load_state_dict, state_dict
-from fncb.weights import must_fit, not_finite
+from fncb.weights import not_finite
 
 log = logging.getLogger("fncb")
 
@@ -35,7 +35,7 @@ _OF_THE_END = (ev.Saved, ev.SaveCheckpoint, ev.ExceptionRaised, ev.KeyboardInter
 
 _OWN = frozenset(
     ("epoch", "step", "attempt", "heard", "seconds", "event", "metrics", "recorded", "logged", "saving", "attached")
-) | {"callbacks", "configs"}
+) | {"callbacks", "configs", "kinds"}
 """Names in a snapshot that are no object's."""
 
 
@@ -351,6 +351,7 @@ class Session:
             "attached": dict(self._attached),
             **{name: thing.state_dict() for name, thing in self.objects.items()},
             "callbacks": state_dict(state),
+            "kinds": {name: type(thing).__qualname__ for name, thing in self.objects.items()},
             "configs": {part.key: noted(part.config) for part in self.callbacks.parts or ()},
         }
 
@@ -365,14 +366,13 @@ class Session:
           What is as it was saved and what is not, under the names of `Resumed`.
 
         Raises:
-          ValueError: if a model or a callback's state does not fit, naming all that does not; nothing was changed then.
+          ValueError: if a model, a callback's state or the kind of another object does not fit, naming all that does
+            not; nothing was changed then.
         """
         saved = snapshot["callbacks"]
         state = load_state_dict(self.callbacks, saved, strict=False)
         there = [name for name in self.objects if name in snapshot]
-        for name in there:
-            if isinstance(model := self.objects[name], nn.Module):
-                must_fit("resume", model, snapshot[name])
+        must_be_alike({name: self.objects[name] for name in there}, snapshot)
         self.state = state
         self.logged, self.attached = dict(snapshot["logged"]), snapshot["attached"]
         self.attempt, self.heard = snapshot["attempt"] + 1, snapshot["heard"]

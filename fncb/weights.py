@@ -27,6 +27,7 @@ def load(path: str | Path) -> dict[str, Tensor]:
     Raises:
       DamagedCheckpoint: if a single bit of the file differs from what was written.
       ValueError: if there is no checkpoint, or none of a model.
+      FileNotFoundError: if the path is not there.
 
     Example:
       >>> import tempfile
@@ -37,6 +38,8 @@ def load(path: str | Path) -> dict[str, Tensor]:
       <All keys matched successfully>
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"load: path must be a checkpoint or a directory, got {path}, which is not there.")
     if path.is_dir():
         found = store.latest(path)
         for rejected in found.rejected:

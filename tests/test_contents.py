@@ -49,6 +49,16 @@ def test_tensors_are_not_read(path):
         fncb.load(path)
 
 
+def test_of_a_directory_the_newest_is_described(path, tmp_path):
+    (tmp_path / "zzz.safetensors").write_bytes(b"damaged")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+
+    assert printed(tmp_path) == printed(path)
+    with pytest.raises(ValueError, match="inspect: path must be a checkpoint or a directory with one"):
+        printed(empty)
+
+
 def test_a_damaged_header_is_refused(path):
     path.write_bytes(path.read_bytes()[:100])
 

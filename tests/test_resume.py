@@ -105,6 +105,11 @@ def test_a_file_that_is_named_is_never_passed_over_for_another(tmp_path):
         run(task(), data(), resume=path)
 
 
+def test_a_path_that_is_not_there_says_what_would_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"""fit: resume must be .*"last" or "best", got 'lst', which is not"""):
+        run(task(), data(), resume="lst")
+
+
 def test_best_and_last_go_to_validate_too(tmp_path):
     losses = iter([1.0, 3.0])
     best = checkpoint(tmp_path, monitor="val_loss", save_top_k=2)
@@ -165,6 +170,18 @@ def test_another_model_is_refused_by_all_its_names_and_nothing_was_changed(tmp_p
     with pytest.raises(ValueError, match=message):
         run(task(other), data(), resume=tmp_path)
     assert all(torch.equal(each, before[name]) for name, each in other.state_dict().items())
+
+
+def test_another_optimizer_or_schedule_is_refused_by_its_kind(tmp_path):
+    step = partial(torch.optim.lr_scheduler.StepLR, step_size=1)
+    run(task(schedule=step), data(), callbacks=checkpoint(tmp_path), max_epochs=1)
+    adam = task(schedule=step, optimizer=partial(torch.optim.Adam, lr=0.1))
+    constant = task(schedule=partial(torch.optim.lr_scheduler.ConstantLR))
+
+    with pytest.raises(ValueError, match="resume: optimizer must be of the kind that was saved, SGD, got Adam"):
+        run(adam, data(), resume=tmp_path)
+    with pytest.raises(ValueError, match="resume: schedule must be of the kind that was saved, StepLR, got ConstantLR"):
+        run(constant, data(), resume=tmp_path)
 
 
 def test_weights_alone_are_tuned_from_the_beginning(tmp_path):

@@ -68,6 +68,11 @@ def test_a_checkpoint_without_a_model_says_what_it_holds(tmp_path, tree, message
         fncb.load(tmp_path / "a.safetensors")
 
 
+def test_a_path_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"load: path must be a checkpoint or a directory, got .*nowhere"):
+        fncb.load(tmp_path / "nowhere")
+
+
 def test_an_empty_directory_is_told(tmp_path):
     with pytest.raises(ValueError, match="load: path must be a checkpoint or a directory with one"):
         fncb.load(tmp_path)
