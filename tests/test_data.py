@@ -24,6 +24,15 @@ FORKS = multiprocessing.get_context("forkserver")  # a process without threads, 
 FORKS.set_forkserver_preload(["torch", "fncb.data", "torchdata.stateful_dataloader"])
 
 
+@pytest.fixture(autouse=True)
+def no_worker_is_left():
+    """Ends workers that a loader keeps: pytest's own processes may end without telling them, and they would stay."""
+    yield
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join()
+
+
 class Augmenting:
     """Samples with noise of all three generators; says which were made."""
 
