@@ -165,14 +165,12 @@ class Recorder:
         if len(self._buffer) >= BUFFERED:
             self.flush()
 
-    def flush(self, durable: bool = False) -> None:
-        """Writes what is held back; if `durable`, waits until it is on the disk."""
+    def flush(self) -> None:
+        """Writes what is held back."""
         _read_pending(values[notation.metrics] for notation, values in self._buffer if notation.metrics is not None)
         self._append(write_all(self._buffer))
         self._written += len(self._buffer)
         self._buffer.clear()
-        if durable:
-            self.sync()
 
     def sync(self) -> None:
         """Waits until what was written is on the disk; may be called from another thread."""
