@@ -326,7 +326,8 @@ def test_an_exception_in_a_schedule_keeps_nothing_of_its_event(schedule, method,
 
         def making(optimizer):
             scheduled = make(optimizer)
-            scheduled.__class__ = type("Breaks", (type(scheduled),), {method: breaks})
+            own = type(scheduled)  # a class of its name, as that is what is resumed with
+            scheduled.__class__ = type(own.__name__, (own,), {method: breaks})
             return scheduled
 
         return {"made_of": (attrs.evolve(task, schedule=making), owned)}
