@@ -193,7 +193,7 @@ class _Buffers:
             kinds = list(zip(map(_of_kind, found), map(torch.Tensor.stride, found), places, strict=True))
             if len(first) < len(found):
                 kinds = [(*kind, t.is_conj(), t.is_neg()) for kind, t in zip(kinds, found, strict=True)]
-        except Exception:
+        except Exception:  # of any kind, from a tensor that is not dense; it goes on, unless `pack` says it better
             pack(tree)  # refuses, saying where
             raise
         buffers = self

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fncb import lock
 
-WAIT = 20  # seconds that nobody should need
+WAIT = 20  # seconds: processes wait to be killed, and so long at most if the test has died before
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_what_was_cut_and_put_together_is_refused(checkpoint, record_property):
     record_property("count", f"R5: {tried} splices, swaps and zeroed sectors, all refused")
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is limited as Linux does it")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory in use is read from Linux's /proc")
 def test_a_file_made_to_do_harm_is_read_or_refused_in_bounded_memory(checkpoint, record_property):
     ends, wrong = surprises(checkpoint, mutations(checkpoint.read_bytes(), 2000), room)
 
@@ -78,7 +78,7 @@ def test_a_file_made_to_do_harm_is_read_or_refused_in_bounded_memory(checkpoint,
     record_property("count", f"R7: 2000 mutations with right checksums, {ends}, 0 other errors, below {ROOM >> 20} MiB")
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is limited as Linux does it")
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory in use is read from Linux's /proc")
 @pytest.mark.parametrize("length", [1 << 20, 100_000_000, 100_000_001, 1 << 40, (1 << 64) - 1])
 def test_a_length_that_is_only_claimed_takes_no_memory(length, tmp_path):
     path = tmp_path / "a.safetensors"

@@ -22,11 +22,11 @@ def killed(folder: Path, n: int, seed: int, **environment: str) -> list[dict]:
     return [json.loads(line) for line in made.stdout.splitlines()]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork, and the children are forked")
 @pytest.mark.parametrize(("n", "elsewhere"), [(500, False), (200, True)], ids=["here", "temp directory elsewhere"])
 def test_no_kill_loses_an_acknowledged_save(n, elsewhere, tmp_path, record_property):
     if elsewhere and not (os.path.isdir("/dev/shm") and os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev):
-        pytest.skip("there is no second filesystem")
+        pytest.skip("needs a second filesystem, as Linux has in /dev/shm; without one R1 counts the first part only")
     kills = killed(tmp_path, n, seed=n, **({"TMPDIR": "/dev/shm"} if elsewhere else {}))
 
     assert [kill for kill in kills if kill["faults"]] == []

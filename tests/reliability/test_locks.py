@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 N = 50
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork, and the children are forked")
 def test_one_of_six_gets_the_lock_and_a_dead_holders_is_taken_over(tmp_path, record_property):
     made = subprocess.run(
         [sys.executable, "-W", "ignore", str(Path(__file__).with_name("locking.py")), str(tmp_path), str(N)],

@@ -89,7 +89,7 @@ def child_with_signal(folder, number, at, delay):
             break
         text += more
         if sent is None and text.count(b"\n") >= at:
-            time.sleep(delay)
+            time.sleep(delay)  # a random one, so that it comes in the middle of something
             os.kill(child, number)
             sent = text.count(b"\n")
     _, status = os.waitpid(child, 0)
@@ -166,7 +166,7 @@ def faults(came, whole):
     return wrong
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork, and the children are forked")
 def test_a_signal_at_any_moment_saves_the_last_finished_step(tmp_path, record_property):
     (tmp_path / "whole").mkdir()
     whole = train(CASE, tmp_path / "whole", callbacks=callbacks_in(tmp_path / "whole"))
