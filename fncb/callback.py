@@ -10,7 +10,7 @@ import attrs
 from toolz import concat, frequencies, unique
 
 from fncb import events as ev
-from fncb.effects import Attach, Effect
+from fncb.effects import Attach, Effect, Probe
 from fncb.emitting import Emit as Emit
 from fncb.emitting import EmptyState as EmptyState
 from fncb.emitting import Hook, S
@@ -67,6 +67,8 @@ class Callback(Generic[S]):
     on_exception: Hook[S, ev.ExceptionRaised] = None
     on_keyboard_interrupt: Hook[S, ev.KeyboardInterrupted] = None
     on_stop_requested: Hook[S, ev.StopRequested] = None
+    on_step_compiled: Hook[S, ev.StepCompiled] = None
+    on_probed: Hook[S, ev.Probed] = None
     on_saved: Hook[S, ev.Saved] = None
     on_save_checkpoint: Hook[S, ev.SaveCheckpoint] = None
     on_load_checkpoint: Hook[S, ev.LoadCheckpoint] = None
@@ -214,6 +216,10 @@ def _fold(
     return (states if changed is None else changed), effects
 
 
+_SIGNED = (Attach, Probe)
+"""Effects that carry the key of the callback that asked."""
+
+
 def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple[Any, tuple[Effect, ...]]:
     try:
         out = hook(state, event)
@@ -231,7 +237,7 @@ def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple
                 raise TypeError(f"every effect must be declared, got {effect!r}. It has emits={names}. Add its class.")
             if not isinstance(effect, Effect):
                 raise TypeError(f"emit must be given effects after the state, got {effect!r}.")
-        return out.state, tuple(attrs.evolve(e, key=part.key) if type(e) is Attach else e for e in out.effects)
+        return out.state, tuple(attrs.evolve(e, key=part.key) if type(e) in _SIGNED else e for e in out.effects)
     except BaseException as error:
         note(error, f"{part.key}: {ev.hook_name(type(event))} failed at epoch {event.epoch}, step {event.step}.")
         raise

@@ -5,15 +5,30 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fncb import events as ev
-from fncb.effects import Apply, Freeze, SetAccumulation, SetLR, Skip, StopEpoch, Unfreeze, Validate
+from fncb.effects import (
+    Apply,
+    Freeze,
+    HoldSchedules,
+    ScaleLR,
+    Set,
+    SetAccumulation,
+    SetLR,
+    Skip,
+    StopEpoch,
+    Transform,
+    Unfreeze,
+    Validate,
+)
 from fncb.interpret import Handler
 from fncb.position import AFTER_BATCHES, Position
 from fncb.step import Step
-from fncb.tree import copy_into
+from fncb.step_hooks import NamedParams
+from fncb.tree import copy_into, leaves
 
 
 class Control:
@@ -33,10 +48,14 @@ class Control:
         """Effects and the functions that carry them out; `validates` tells whether there is anything to validate on."""
         done: dict[Any, Handler] = {
             SetLR: self.set_lr,
+            ScaleLR: self.scale_lr,
+            HoldSchedules: self.hold_schedules,
+            Set: self.set_number,
             SetAccumulation: self.set_accumulation,
             Freeze: self.freeze,
             Unfreeze: self.unfreeze,
             Apply: self.apply,
+            Transform: self.transform,
             Skip: self.skip,
             StopEpoch: self.stop_epoch,
         }
@@ -50,10 +69,59 @@ class Control:
         found = False
         for turn in self.step.turns:
             for i, group in enumerate(turn.optimizer.param_groups):
-                if effect.optimizer in (None, turn.name) and effect.group in (None, i):
+                if effect.optimizer in (None, turn.name) and effect.group in (
+                    None,
+                    i,
+                    i - len(turn.optimizer.param_groups),
+                ):
                     group["lr"], found = effect.lr, True
         if not found:
             raise ValueError(f"SetLR: group must be the index of a parameter group, got {effect.group}.")
+
+    def scale_lr(self, effect: ScaleLR, _: ev.Event) -> None:
+        """Multiplies all learning rates."""
+        for group in self._groups():
+            scaled = max(effect.min_lr, group["lr"] * effect.factor)
+            if scaled < group["lr"] - effect.eps or (effect.factor > 1 and scaled > group["lr"] + effect.eps):
+                group["lr"] = scaled
+
+    def hold_schedules(self, _: HoldSchedules, __: ev.Event) -> None:
+        """Has the task's schedules rest."""
+        self.at.holds_schedules = True
+
+    def set_number(self, effect: Set, event: ev.Event) -> None:
+        """Sets a number by its name."""
+        what, _, rest = effect.setting.partition(".")
+        if effect.setting == "lr":
+            self.set_lr(SetLR(effect.value), event)
+        elif effect.setting == "accumulate_grad_batches":
+            self.set_accumulation(SetAccumulation(round(effect.value)), event)
+        elif what == "optimizer" and rest:
+            for group in self._groups():
+                _set_in(effect, group, rest)
+            self.step.check_settings()
+        elif what == "model" and rest:
+            path, _, name = rest.rpartition(".")
+            modules = dict(self.step.model.named_modules())
+            if path not in modules:
+                raise ValueError(
+                    f"Set: {effect.setting!r} must name a submodule, got {path!r}. There are {[*modules]}."
+                )
+            _set_in(effect, vars(modules[path]), name)
+        elif what == "step_state" and rest:
+            held = dict(leaves(self.step.states))
+            scalars = [path for path, tensor in held.items() if tensor.dim() == 0]
+            if rest not in scalars:
+                raise ValueError(f"Set: {effect.setting!r} must name a 0-d tensor, got none. There are {scalars}.")
+            held[rest].fill_(effect.value)
+        else:
+            raise ValueError(
+                "Set: setting must be lr, accumulate_grad_batches, optimizer.<name>, model.<path> or "
+                f"step_state.<key>.<path>, got {effect.setting!r}."
+            )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for each in self.step.optimizers for group in each.param_groups]
 
     def set_accumulation(self, effect: SetAccumulation, _: ev.Event) -> None:
         """Sets how many batches make up an optimizer step, from the next window on."""
@@ -63,26 +131,35 @@ class Control:
 
     def freeze(self, effect: Freeze, _: ev.Event) -> None:
         """Stops training some parameters."""
-        for name in self._matching("Freeze", effect.pattern):
+        names = self._matching("Freeze", effect.pattern)
+        names = [name for name in names if not (effect.train_bn and name in self._of_norms())]
+        for name in names:
             self.named[name].requires_grad_(False)
         if not any(p.requires_grad for p in self.named.values()):
             raise ValueError(f"Freeze: something must be left to train, got {effect.pattern!r}, which matches all.")
+        if effect.train_bn is False:
+            self._track_statistics(names, False)
+        if effect.leave_optimizer:
+            for optimizer in self.step.optimizers:
+                self._take_out(optimizer, names)
         self.step.take_up_parameters()
 
     def unfreeze(self, effect: Unfreeze, _: ev.Event) -> None:
         """Trains some parameters again, in a parameter group of their own where they have none or another rate."""
         by_optimizer: dict[int, list[str]] = {}
-        for name in self._matching("Unfreeze", effect.pattern):
+        names = self._matching("Unfreeze", effect.pattern)
+        if effect.train_bn is False:
+            names = [name for name in names if name not in self._of_norms()]
+        self._track_statistics(names, True)
+        for name in names:
             self.named[name].requires_grad_(True)
             owner = next((i for i, each in enumerate(self.step.optimizers) if self._in(each, name)), None)
             if owner is None or effect.lr is not None:
                 by_optimizer.setdefault(self._owner(name) if owner is None else owner, []).append(name)
         for i, names in by_optimizer.items():
-            optimizer, mine = self.step.optimizers[i], {id(self.named[name]) for name in names}
+            optimizer = self.step.optimizers[i]
             lr = optimizer.param_groups[0]["lr"] if effect.lr is None else effect.lr
-            for group in optimizer.param_groups:
-                group["params"] = [p for p in group["params"] if id(p) not in mine]
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+            self._take_out(optimizer, names)
             self._add_group(i, names, lr)
         self.step.take_up_parameters()
 
@@ -104,19 +181,66 @@ class Control:
         """Replaces parameters and step states by what a function makes of them."""
         if effect.fn is None:
             raise ValueError(f"Apply {effect.name!r}: fn must be a function, got None.")
-        params = {name: p.detach() for name, p in self.named.items()}
-        out = effect.fn(dict(params), self.step.states)
-        if not isinstance(out, tuple) or len(out) != 2:
-            raise TypeError(f"Apply {effect.name!r}: fn must return (params, step_state), got {type(out).__name__}.")
+        params, buffers = {name: p.detach() for name, p in self.named.items()}, dict(self.step.model.named_buffers())
+        who = f"Apply {effect.name!r}"
         with torch.no_grad():
-            copy_into(f"Apply {effect.name!r}", params, out[0])
-            copy_into(f"Apply {effect.name!r}", self.step.states, out[1])
+            out = effect.fn(NamedParams(params, buffers), self.step.states)
+            if not isinstance(out, tuple) or len(out) != 2:
+                raise TypeError(f"{who}: fn must return (params, step_state), got {type(out).__name__}.")
+            there = params | buffers
+            copy_into(who, {name: there[name] for name in out[0] if name in there}, out[0])
+            copy_into(who, self.step.states, out[1])
+
+    def transform(self, effect: Transform, _: ev.Event) -> None:
+        """Changes the model in place, and has the step compiled anew."""
+        if effect.fn is None:
+            raise ValueError(f"Transform {effect.name!r}: fn must be a function, got None.")
+        before, parts = {name: id(p) for name, p in self.step.params.items()}, self._parts()
+        effect.fn(self.step.model)
+        if self._parts() == parts:
+            return  # an attribute at most, which graphs look at
+        self.named = dict(self.step.model.named_parameters())
+        lost = [name for name, p in before.items() if name not in self.named or id(self.named[name]) != p]
+        if lost:
+            raise ValueError(
+                f"Transform {effect.name!r}: fn must leave what is trained, got others in place of {lost}."
+            )
+        self.step.take_up_parameters()
 
     def _matching(self, who: str, pattern: str) -> list[str]:
         found = [name for name in self.named if fnmatchcase(name, pattern)]
         if not found:
             raise ValueError(f"{who}: pattern must match a parameter, got {pattern!r}. There are {list(self.named)}.")
         return found
+
+    def _parts(self) -> list[tuple[str, int]]:
+        """The modules, parameters and buffers of the model, by name and identity."""
+        model = self.step.model
+        return [
+            (name, id(each))
+            for named in (model.named_modules(), model.named_parameters(), model.named_buffers())
+            for name, each in named
+        ]
+
+    def _of_norms(self) -> set[str]:
+        """The names of the parameters of batch normalisation."""
+        norms = {name: module for name, module in self.step.model.named_modules() if isinstance(module, _BatchNorm)}
+        return {f"{name}.{each}" for name, module in norms.items() for each, _ in module.named_parameters()}
+
+    def _track_statistics(self, names: list[str], tracks: bool) -> None:
+        """Whether layers of batch normalisation, some of whose parameters are named, track running statistics."""
+        for name in names:
+            module = self.step.model.get_submodule(name.rpartition(".")[0])
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                module.track_running_stats = tracks
+
+    def _take_out(self, optimizer: Optimizer, names: list[str]) -> None:
+        """Takes parameters out of their groups, and groups that are empty then out of the optimizer."""
+        mine = {id(self.named[name]) for name in names}
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in mine]
+        if any(group["params"] for group in optimizer.param_groups):
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
 
     def _in(self, optimizer: Optimizer, name: str) -> bool:
         return any(p is self.named[name] for group in optimizer.param_groups for p in group["params"])
@@ -139,10 +263,13 @@ class Control:
                 of_groups.append(of_groups[-1] if value is None else value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which parameters are frozen, and which are in which group of which optimizer."""
+        """Which parameters are frozen, which are in which group of which optimizer, and what tracks no statistics."""
         names = {id(p): name for name, p in self.named.items()}
         groups = [[[names[id(p)] for p in group["params"]] for group in o.param_groups] for o in self.step.optimizers]
-        return {"frozen": [name for name, p in self.named.items() if not p.requires_grad], "groups": groups}
+        norms = [name for name, each in self.step.model.named_modules() if isinstance(each, _BatchNorm)]
+        untracked = [name for name in norms if not self.step.model.get_submodule(name).track_running_stats]
+        frozen = [name for name, p in self.named.items() if not p.requires_grad]
+        return {"frozen": frozen, "groups": groups, "untracked": untracked}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; before the optimizers' states, which are by group."""
@@ -158,4 +285,24 @@ class Control:
             for names in groups[first:]:
                 self._add_group(i, names, optimizer.param_groups[0]["lr"])
             del optimizer.param_groups[len(groups) :]
+        for name, each in self.step.model.named_modules():
+            if isinstance(each, _BatchNorm) and each.running_mean is not None:
+                each.track_running_stats = name not in saved["untracked"]
         self.step.take_up_parameters()
+
+
+def _set_in(effect: Set, holder: dict[str, Any], path: str) -> None:
+    """Sets a number among the values of `holder`, or, as in `betas.0`, in a tuple or list there."""
+    name, _, index = path.partition(".")
+    there = [key for key, value in holder.items() if _is_number(value) or isinstance(value, list | tuple)]
+    old = holder.get(name)
+    place = int(index) if index.isdigit() and isinstance(old, list | tuple) and int(index) < len(old) else None
+    single = old if place is None else old[place]
+    if (index and place is None) or not _is_number(single):
+        raise ValueError(f"Set: {effect.setting!r} must name a number, got {single!r}. There are {sorted(there)}.")
+    value = type(single)(effect.value)
+    holder[name] = value if place is None else type(old)([*old[:place], value, *old[place + 1 :]])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -44,6 +44,10 @@ class Disk:
         """Gives a file a second name, which must be free."""
         os.link(path, new)
 
+    def symlink(self, to: Path, new: Path) -> None:
+        """Makes a name, which must be free, that leads to another."""
+        os.symlink(to, new)
+
     def replace(self, path: Path, new: Path) -> None:
         """Gives a file another name and takes that from the file that had it, in one step."""
         os.replace(path, new)

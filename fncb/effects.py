@@ -6,7 +6,7 @@ printed or recorded.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -42,11 +42,26 @@ class Save(Effect):
       path: the file.
       within: a folder that the file must be in, symbolic links followed; None for anywhere.
       background: whether training goes on while it is written, from a copy in memory; `Saved` comes later then.
+      weights_only: whether the file holds the model's weights and nothing to go on from.
     """
 
     path: str
     within: str | None = None
     background: bool = False
+    weights_only: bool = False
+
+
+@attrs.frozen
+class Link(Effect):
+    """Have the name `path` lead to the file `to`, both in the folder `within`: a convenience that nothing relies on.
+
+    A link of that name is replaced in one step. Anything else that has the name stays, and one log line says so; where
+    there are no symbolic links there is none, likewise.
+    """
+
+    path: str
+    to: str
+    within: str | None = None
 
 
 @attrs.frozen
@@ -66,18 +81,54 @@ class Log(Effect):
 
 @attrs.frozen
 class Print(Effect):
-    """Show one line of text."""
+    """Show text. `rich`, if there is one, is what a terminal that `rich` can draw on shows in its place."""
 
     text: str
+    rich: Any = _live()
 
 
 @attrs.frozen
 class SetLR(Effect):
-    """Set the learning rate of every parameter group, or of the one at index `group`, of every optimizer or of one."""
+    """Set the learning rate of every parameter group, or of the one at index `group`, of every optimizer or of one.
+
+    Indices count as Python's do: -1 is the last group.
+    """
 
     lr: float
     group: int | None = None
     optimizer: str | None = None
+
+
+@attrs.frozen
+class ScaleLR(Effect):
+    """Multiply the learning rate of every parameter group by `factor`, but not to less than `min_lr`.
+
+    A rate that would change by `eps` or less stays, and so does one that is below `min_lr` already.
+    """
+
+    factor: float
+    min_lr: float = 0.0
+    eps: float = 0.0
+
+
+@attrs.frozen
+class HoldSchedules(Effect):
+    """The task's schedules rest from now on, for good, so that somebody else sets the learning rates."""
+
+
+@attrs.frozen
+class Set(Effect):
+    """Set a number by its name.
+
+    Attributes:
+      setting: `lr`, `accumulate_grad_batches`, `optimizer.<name>` (a setting of every parameter group, such as
+        `optimizer.weight_decay` or `optimizer.betas.0`), `model.<path>` (an attribute of a submodule, such as
+        `model.dropout.p`), or `step_state.<key>.<path>`, a 0-d tensor that a callback keeps.
+      value: what it is set to, as the type that the setting has.
+    """
+
+    setting: str
+    value: float
 
 
 @attrs.frozen
@@ -125,9 +176,17 @@ class Freeze(Effect):
     """Stop training the parameters whose names match `pattern`, a shell pattern such as `encoder.*`.
 
     The step states of callbacks are taken up anew without them; they keep their place in the optimizer.
+
+    Attributes:
+      pattern: matches names of parameters.
+      train_bn: True leaves those of batch normalisation out, which go on training; False has these layers stop
+        tracking running statistics too, until they are unfrozen; None treats them as all others.
+      leave_optimizer: whether they also leave their parameter groups, to come back to a new one.
     """
 
     pattern: str
+    train_bn: bool | None = None
+    leave_optimizer: bool = False
 
 
 @attrs.frozen
@@ -135,23 +194,162 @@ class Unfreeze(Effect):
     """Train the parameters whose names match `pattern` again.
 
     With `lr` they get a parameter group of their own; without, they go back to theirs, or, where they have none, to a
-    new one with the rate of the first.
+    new one with the rate of the first. With `train_bn` False, the parameters of batch normalisation stay as they are.
     """
 
     pattern: str
     lr: float | None = None
+    train_bn: bool | None = None
 
 
 @attrs.frozen
 class Apply(Effect):
-    """Replace parameters and step state by what a pure function makes of them.
+    """Replace parameters, buffers and step state by what a pure function makes of them.
 
-    `fn(params, step_state)` is given a mapping from every parameter's name to its tensor and one from callback key to
-    its step state, and returns both as a tuple, names and shapes unchanged. `name` is for the record.
+    `fn(params, step_state)` is given a mapping from every parameter's name to its tensor (which has the buffers' as its
+    attribute `buffers`) and one from callback key to its step state, and returns both as a tuple. What it returns in
+    place of the first may leave names out, and may name buffers; names and shapes of step states stay. `name` is for
+    the record.
     """
 
     name: str
     fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class Transform(Effect):
+    """Change the model in place: `fn(model)` swaps submodules or sets attributes of them. The step is compiled anew.
+
+    The names and tensors of what is trained stay. `name` is for the record.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class RefreshBatchNorm(Effect):
+    """Measure the running statistics of batch normalisation anew: one pass over the training batches, forward only.
+
+    To be asked for at `on_train_epoch_end` or `on_train_end`; without such layers nothing happens.
+    """
+
+
+@attrs.frozen
+class Remember(Effect):
+    """Keep a copy of parameters, buffers, optimizers and step states in memory, in place of the one before."""
+
+
+@attrs.frozen
+class Rollback(Effect):
+    """Put back what `Remember` kept; counters, schedules and data go on from where they are."""
+
+
+@attrs.frozen
+class View(Effect):
+    """Evaluate with other weights: the validation or test that starts is made on a view of the model.
+
+    `fn(params, step_state)`, with arguments as for `Apply`, gives tensors by the names of parameters and buffers; the
+    others are the model's own. No weight of the model is touched, and nothing is copied. To be asked for at
+    `on_validation_start` or `on_test_start`; `name` is for the record.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class Measure(Effect):
+    """Have a function measure a batch of a validation or test: its values join the means of the metrics.
+
+    `fn(model, event, step_state)` is given the model in eval mode (the view, if there is one), without gradients, the
+    event with its batch and outputs, and the step states by key; it returns a mapping from name to 0-d tensor. To be
+    asked for at each `on_validation_batch_end` or `on_test_batch_end`; `name` is for the record.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class Examine(Effect):
+    """Have a function look at the model: what it returns, effects such as `Log` and `LogImage`, is carried out.
+
+    `fn(model, event, step_state)` is given arguments as for `Measure`. What it draws from generators leaves those of
+    the run as they were. `name` is for the record.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class Call(Effect):
+    """Call `fn(event)`, for what happens outside of the run; what it returns counts for nothing.
+
+    `name` is for the record.
+    """
+
+    name: str
+    fn: Callable[..., Any] | None = _live()
+
+
+@attrs.frozen
+class KeepPredictions(Effect):
+    """Have `on_predict_epoch_end` given all predictions, also where the caller wants none; at `on_predict_start`."""
+
+
+@attrs.frozen
+class Probe(Effect):
+    """Find out something about the world; answered by `Probed`, for the same `key`.
+
+    Attributes:
+      what: "device" (memory and use of the accelerator; of the CPU with the argument True), "optimizer" (momentum and
+        weight decay of the parameter groups), "file" (whether the path that is the argument exists: answered if it
+        does) or "flops" (floating-point operations of a training step on the batch under way: answered if they can be
+        counted).
+      argument: plain data.
+      key: the callback's, which is filled in.
+    """
+
+    what: Literal["device", "optimizer", "file", "flops"]
+    argument: str | bool | None = None
+    key: str | None = None
+
+
+@attrs.frozen
+class Append(Effect):
+    """Add a line to the text file at `path`, which is made if needed, and its directory; what it holds stays."""
+
+    path: str
+    line: str
+
+
+@attrs.frozen
+class CollectGarbage(Effect):
+    """Collect Python's garbage up to a generation, 0 to 2; from the first time on, only then, until the run ends."""
+
+    generation: int = 1
+
+
+@attrs.frozen
+class StartProfiler(Effect):
+    """Profile what comes, with `torch.profiler`, into a trace at `path` (`-v1`, ... if taken) that Chrome can show.
+
+    Attributes:
+      path: the file, `.json` or `.json.gz`.
+      record_shapes, profile_memory, with_stack: as of `torch.profiler.profile`.
+    """
+
+    path: str
+    record_shapes: bool = False
+    profile_memory: bool = False
+    with_stack: bool = False
+
+
+@attrs.frozen
+class StopProfiler(Effect):
+    """End the profile that is under way and write its trace."""
 
 
 @attrs.frozen
@@ -163,14 +361,20 @@ class Render(Effect):
       completed: batches done.
       total: batches in all; None when unknown.
       done: whether this part is over, so that where there is no terminal its line is printed.
+      style: what draws it: "rich" or "tqdm".
+      options: for that, by name.
       metrics: live, so that a value is read only if it is shown.
+      renderer: live, what draws it instead: an object with `render(effect, event)` and `close()`.
     """
 
     label: str
     completed: int = 0
     total: int | None = None
     done: bool = False
+    style: Literal["rich", "tqdm"] = "rich"
+    options: Mapping[str, Any] = attrs.field(factory=dict)
     metrics: Mapping[str, float] | None = _live()
+    renderer: Any = _live()
 
 
 @attrs.frozen

@@ -1,7 +1,6 @@
 """Passes over loaders that do not train: validation, test and prediction, with their events in order."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from fncb.batch import batch_size, to_device
 from fncb.loaders import Loader
 from fncb.measures import Measured, Measures
 from fncb.metrics import joined
+from fncb.sight import Sight
 from fncb.task import Task, loss_and_metrics
 
 Fire = Callable[..., None]
@@ -49,47 +49,48 @@ PREDICTION = Pass(
 )
 
 
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every submodule into eval mode, and afterwards back into the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def evaluate(
-    the: Pass, task: Task, loaders: Sequence[Loader], where: torch.device, fire: Fire, boundary: Callable[[], None]
+    the: Pass,
+    task: Task,
+    loaders: Sequence[Loader],
+    where: torch.device,
+    fire: Fire,
+    boundary: Callable[[], None],
+    sight: Sight,
 ) -> ev.Metrics:
     """Measures a task, from the pass's first event to the one before its last; to be called in eval mode.
+
+    The model is what `sight` shows, and what callbacks measure beside is there.
 
     Returns:
       Means weighted by batch size, still on the device; with the loader's name after a slash where there are several.
     """
     found: list[ev.Metrics] = []
-    fire(the.start, batches=_total(loaders))
-    fire(ev.EpochStart)
-    fire(the.epoch_start)
-    for dataloader_idx, loader in enumerate(loaders):
-        means, measures = _Means(the.stage), Measures(where)
-        for batch_idx, batch in enumerate(loader):
-            batch = to_device(batch, where)
-            fire(the.batch_start, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch)
-            outputs, values, measured = _of_batch(the, task, batch)
-            measures.update(measured)
-            means.add(values, batch_size(batch))
-            fire(the.batch_end, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch, outputs=outputs)
-            boundary()
-        computed = measures.compute()
-        measures.reset()
-        name = partial(_named, the.prefix, loader.name)
-        found.append(ev.Metrics({name(each): value for each, value in computed.items()}))
-        found.append(ev.Metrics(None, tuple(map(name, means.names)), means.sums / means.samples))
-    fire(the.epoch_end)
-    fire(ev.EpochEnd)
+    with sight.of_a_pass():
+        fire(the.start, batches=_total(loaders))
+        fire(ev.EpochStart)
+        fire(the.epoch_start)
+        for dataloader_idx, loader in enumerate(loaders):
+            means, beside, measures = _Means(the.stage), _Means(the.stage), Measures(where)
+            for batch_idx, batch in enumerate(loader):
+                batch = to_device(batch, where)
+                size = batch_size(batch)
+                which = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx, "batch": batch}
+                fire(the.batch_start, samples=size, **which)
+                outputs, values, measured = _of_batch(the, task, sight.model, batch)
+                measures.update(measured)
+                means.add(values, size)
+                fire(the.batch_end, outputs=outputs, **which)
+                beside.add(sight.measured(), size)
+                boundary()
+            computed = measures.compute()
+            measures.reset()
+            name = partial(_named, the.prefix, loader.name)
+            found.append(ev.Metrics({name(each): value for each, value in computed.items()}))
+            for each in (means, beside) if beside.names else (means,):
+                found.append(ev.Metrics(None, tuple(map(name, each.names)), each.sums / each.samples))
+        fire(the.epoch_end)
+        fire(ev.EpochEnd)
     names = [name for metrics in found for name in metrics]
     if not isdistinct(names):
         raise ValueError(f"{the.stage}: each metric must have a name of its own, got {names}. Rename one.")
@@ -110,11 +111,14 @@ class _Means:
             raise ValueError(
                 f"{self.who}: each batch must give the same metrics, got {[*values]}, not {[*self.names]}."
             )
+        if not values and not self.names:
+            self.samples += size
+            return
         wide = [value.detach().to(torch.promote_types(value.dtype, torch.float32)) for value in values.values()]
         self.names, self.sums, self.samples = tuple(values), self.sums + torch.stack(wide) * size, self.samples + size
 
 
-def _of_batch(the: Pass, task: Task, batch: Any) -> tuple[Any, dict[str, Tensor], Measured]:
+def _of_batch(the: Pass, task: Task, model: nn.Module, batch: Any) -> tuple[Any, dict[str, Tensor], Measured]:
     """What a task's function returned, or by name what several did; its metrics; what others are updated with."""
     given = task.test if the is TEST else task.validate
     losses = task.losses if given is None else {"": given}
@@ -123,7 +127,7 @@ def _of_batch(the: Pass, task: Task, batch: Any) -> tuple[Any, dict[str, Tensor]
     measured: Measured = {}
     with torch.no_grad():
         for name, loss in losses.items():
-            outputs[name] = loss(task.model, batch)
+            outputs[name] = loss(model, batch)
             value, beside, more = loss_and_metrics(the.stage, outputs[name])
             twice = {*values, *measured} & {*beside, *more}
             if twice:
@@ -134,23 +138,33 @@ def _of_batch(the: Pass, task: Task, batch: Any) -> tuple[Any, dict[str, Tensor]
 
 
 def predictions(
-    task: Task, loaders: Sequence[Loader], where: torch.device, fire: Fire, boundary: Callable[[], None], keep: bool
+    task: Task,
+    loaders: Sequence[Loader],
+    where: torch.device,
+    fire: Fire,
+    boundary: Callable[[], None],
+    keep: Callable[[], bool],
 ) -> list[list[Any]]:
-    """What a task predicts, a list of batches for each loader, empty unless kept; to be called in eval mode."""
+    """What a task predicts, a list of batches for each loader, empty unless kept; to be called in eval mode.
+
+    Whether they are is asked once the first event has been heard.
+    """
     kept: list[list[Any]] = [[] for _ in loaders]
     fire(ev.PredictStart, batches=_total(loaders))
+    kept_for_all = keep()
     fire(ev.PredictEpochStart)
     for dataloader_idx, loader in enumerate(loaders):
         for batch_idx, batch in enumerate(loader):
             batch = to_device(batch, where)
-            fire(ev.PredictBatchStart, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch)
+            which = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx, "batch": batch}
+            fire(ev.PredictBatchStart, samples=batch_size(batch), **which)
             with torch.no_grad():
                 outputs = task.predicts(task.model, batch)
-            if keep:
+            if kept_for_all:
                 kept[dataloader_idx].append(outputs)
-            fire(ev.PredictBatchEnd, batch_idx=batch_idx, dataloader_idx=dataloader_idx, batch=batch, outputs=outputs)
+            fire(ev.PredictBatchEnd, outputs=outputs, **which)
             boundary()
-    fire(ev.PredictEpochEnd, **({"predictions": flat(kept)} if keep else {}))
+    fire(ev.PredictEpochEnd, **({"predictions": flat(kept)} if kept_for_all else {}))
     return kept
 
 

@@ -96,6 +96,13 @@ class _Batch(Event):
 
 
 @attrs.frozen(kw_only=True, slots=False)
+class _BatchStart(_Batch):
+    """A batch that is about to be used; `samples` is how many it holds, the length of its first tensor."""
+
+    samples: int = 0
+
+
+@attrs.frozen(kw_only=True, slots=False)
 class _Turn(_Batch):
     """An event of one optimizer's turn on a batch; `optimizer` is its name, None where there is only one."""
 
@@ -126,9 +133,13 @@ class InitEnd(_Staged):
 
 @attrs.frozen(kw_only=True, slots=False)
 class Setup(_Staged):
-    """A stage begins. Hook: `setup`. With `fast_dev_run` the run is a trial: stop early and save nothing in it."""
+    """A stage begins. Hook: `setup`. With `fast_dev_run` the run is a trial: stop early and save nothing in it.
+
+    `time` is what the machine's clock says, in seconds since 1970 in UTC.
+    """
 
     fast_dev_run: bool = False
+    time: float = 0.0
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -143,7 +154,10 @@ class Teardown(_Staged):
 
 @attrs.frozen(kw_only=True, slots=False)
 class FitStart(Event):
-    """Optimizers exist, weights and callback states are loaded."""
+    """Optimizers exist, weights and callback states are loaded. `max_epochs` and `max_steps` are -1 without a limit."""
+
+    max_epochs: int = -1
+    max_steps: int = -1
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -185,6 +199,29 @@ class StopRequested(Event):
     """A callback asked to stop, or the loop was told to."""
 
     reason: str = ""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class StepCompiled(Event):
+    """The training step was compiled, for a kind of batch that it had no graph for.
+
+    `graphs` is how many were compiled so far, `recompilations` those of them beyond the first of each kind, `level` how
+    the step runs, and `batch` a word on the batch: shapes and dtypes of its tensors.
+    """
+
+    graphs: int = 0
+    recompilations: int = 0
+    level: str = ""
+    batch: str = ""
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Probed(Event):
+    """A `Probe` is answered: `what` was asked for by the callback `key`, and `metrics` is what was found."""
+
+    what: str = ""
+    key: str = ""
+    metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
 
 
 # Checkpoints.
@@ -250,9 +287,13 @@ class TrainEpochEnd(_Measured):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class TrainBatchStart(_Batch):
-    """A batch is on the device; `metrics` holds the learning rates. In the step, a hook may replace `batch`."""
+class TrainBatchStart(_BatchStart):
+    """A batch is on the device; `metrics` holds the learning rates. In the step, a hook may replace `batch`.
 
+    `waited` is for how many seconds training waited for its loader since the batch before.
+    """
+
+    waited: float = 0.0
     metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
     _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
     params = _reads("params")
@@ -273,14 +314,19 @@ class BeforeBackward(_Turn):
 
 @attrs.frozen(kw_only=True, slots=False)
 class AfterBackward(_Turn):
-    """This batch's gradients are known. In the step, a hook may replace `grads`, a mapping from name to tensor."""
+    """This batch's gradients are known. In the step, a hook may replace `grads`, a mapping from name to tensor.
+
+    `activations` maps the names of submodules that `StepHooks.watch` asks for to what they returned, detached.
+    """
 
     _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
     _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
     _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
+    _activations: Any = attrs.field(default=_ABSENT, alias="activations", **_LIVE)
     loss = _reads("loss")
     grads = _reads("grads")
     params = _reads("params")
+    activations = _reads("activations")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -301,16 +347,23 @@ class AfterOptimizerStep(_Turn):
 
     _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
     _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
+    _buffers: Any = attrs.field(default=_ABSENT, alias="buffers", **_LIVE)
     grads = _reads("grads")
     params = _reads("params")
+    buffers = _reads("buffers")
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class TrainBatchEnd(_BatchEnd):
-    """A batch is done. `metrics` holds `loss`, what the loss returned beside it and what step hooks published."""
+    """A batch is done. `metrics` holds `loss`, what the loss returned beside it and what step hooks published.
+
+    In the step, `model` is what `StepHooks.reads_model` asks for.
+    """
 
     _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
+    _model: Any = attrs.field(default=_ABSENT, alias="model", **_LIVE)
     params = _reads("params")
+    model = _reads("model")
 
 
 # Validation, test, prediction.
@@ -329,7 +382,7 @@ class ValidationEpochStart(Event):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class ValidationBatchStart(_Batch):
+class ValidationBatchStart(_BatchStart):
     """A validation batch is on the device."""
 
 
@@ -366,7 +419,7 @@ class TestEpochStart(Event):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class TestBatchStart(_Batch):
+class TestBatchStart(_BatchStart):
     """A test batch is on the device."""
 
     __test__ = False
@@ -406,7 +459,7 @@ class PredictEpochStart(Event):
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class PredictBatchStart(_Batch):
+class PredictBatchStart(_BatchStart):
     """A batch to predict is on the device."""
 
 

@@ -23,7 +23,7 @@ import torch
 
 from fncb.packing import DTYPES, Packed
 
-VERSION = 2
+VERSION = 3
 """Of the tree. Whoever changes what is in it adds one, and a function to `MIGRATIONS`."""
 
 
@@ -43,7 +43,15 @@ def _to_2(tree: Any) -> Any:
     return {**tree, "attempt": 0, "heard": 0, "kinds": {}, "configs": {}}
 
 
-MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _to_2}
+def _to_3(tree: Any) -> Any:
+    """Version 3 knows what is remembered to go back to, and layers that track no statistics."""
+    if isinstance(tree, dict) and "control" in tree:
+        tree["control"]["untracked"] = []
+        return {**tree, "remembered": {}}
+    return tree
+
+
+MIGRATIONS: dict[int, Callable[[Any], Any]] = {1: _to_2, 2: _to_3}
 """Entry n makes a tree of version n + 1 of one of version n, which it may change.
 
 The counters that order files, `step`, `attempt` and `heard`, stay at the top of a tree under their names in every

@@ -1,7 +1,9 @@
 """Effects carried out: what the terminal shows, what is on disk."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,11 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from fncb import store
 from fncb.callback import Callback
-from fncb.effects import Delete, Effect, Print, Render
+from fncb.disk import make_directories
+from fncb.effects import Append, Call, Delete, Effect, Link, Print, Render
 from fncb.events import Event
 
-Handler = Callable[[Any, Event], Event | None]
-"""Carries out an effect of an event; may answer with an event."""
+log = logging.getLogger("fncb")
+
+Handler = Callable[[Any, Event], Event | Iterable[Effect] | None]
+"""Carries out an effect of an event; may answer with an event, or with effects that are carried out next."""
 
 
 class Screen:
@@ -56,9 +61,11 @@ class Screen:
             self._bar.update(task, completed=effect.completed, total=effect.total, metrics=shown)
         self._bar.refresh()
 
-    def say(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
-        self._console.print(text, markup=False, highlight=False)
+    def say(self, text: str, rich: Any = None) -> None:
+        """Prints text, or what a terminal shows in its place, above the bar if there is one."""
+        self._console.print(
+            rich if rich is not None and self._console.is_terminal else text, markup=False, highlight=False
+        )
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
@@ -111,6 +118,25 @@ def handlers(screen: Screen) -> dict[type[Effect], Handler]:
         store.delete(effect.path, within=effect.within)
 
     def say(effect: Print, _: Event) -> None:
-        screen.say(effect.text)
+        screen.say(effect.text, effect.rich)
 
-    return {Delete: delete, Print: say, Render: screen.render}
+    def link(effect: Link, _: Event) -> None:
+        try:
+            store.point(effect.path, effect.to, within=effect.within)
+        except OSError as error:  # a convenience: what it would lead to is there all the same
+            log.warning("fncb: no link: %s", error)
+
+    def append(effect: Append, _: Event) -> None:
+        if "\n" in effect.line:
+            raise ValueError(f"Append: line must be one line, got {effect.line!r}.")
+        path = Path(effect.path)
+        make_directories(path.parent)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(effect.line + "\n")
+
+    def call(effect: Call, event: Event) -> None:
+        if effect.fn is None:
+            raise ValueError(f"Call {effect.name!r}: fn must be a function, got None.")
+        effect.fn(event)
+
+    return {Delete: delete, Print: say, Render: screen.render, Link: link, Append: append, Call: call}

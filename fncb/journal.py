@@ -13,9 +13,9 @@ from fncb.recording import Recorder
 _PER_BATCH = frozenset(
     event_type
     for name, event_type in ev.HOOKS.items()
-    if (issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd) or event_type is ev.BeforeZeroGrad
+    if (issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd) or event_type is ev.StepCompiled
 )
-"""Events that say nothing that `TrainBatchEnd` does not: recorded only where somebody hears them."""
+"""Events that say nothing that `TrainBatchEnd` does not, or of the process and not the run: recorded where heard."""
 
 
 class Journal:

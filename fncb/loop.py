@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from fncb import events as ev
 from fncb.callback import Callback, compose
 from fncb.control import Control
-from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, eval_mode, evaluate, flat, predictions
+from fncb.effects import KeepPredictions
+from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, evaluate, flat, predictions
 from fncb.loaders import Loaders
 from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
 from fncb.rates import Rates
 from fncb.resume import Resumed as Resumed
+from fncb.rewinding import Rewind
 from fncb.run import Run as Run
 from fncb.session import Session
 from fncb.settings import (
@@ -27,12 +30,14 @@ from fncb.settings import (
     torch_modes,
     with_sugar,
 )
+from fncb.sight import Sight
 from fncb.signals import Signals
 from fncb.sinks.sink import Sink
-from fncb.staging import check_resume, go_on, guarded, limited, set_up, with_progress
+from fncb.staging import check_resume, go_on, guarded, limited, of_other_stages, set_up, with_progress
 from fncb.step import Step
 from fncb.task import Task, make_schedules, make_turns
 from fncb.training import Training
+from fncb.views import eval_mode
 
 log = logging.getLogger("fncb")
 
@@ -166,8 +171,11 @@ def fit(
     at, signals = Position(accumulate=settings.accumulate_grad_batches), Signals()
     randomness = RandomState([*train_loaders.generators(), *val_loaders.generators()])
     control = Control(step, schedules, at)
-    rates = Rates(task, step, schedules)
-    training = Training(task, step, rates, train_loaders, val_loaders, where, at, randomness, settings, signals)
+    rates = Rates(task, step, schedules, at)
+    sight, rewind = Sight(task.model, lambda: step.states), Rewind(step)
+    loaders = train_loaders, val_loaders
+    training = Training(task, step, rates, *loaders, where, at, randomness, settings, signals, sight)
+    carried_out = control.carries_out(validates=val_loaders.wanted) | rewind.carries_out()
     session = Session(
         callbacks,
         objects={
@@ -180,12 +188,13 @@ def fit(
             "position": at,
             "training": training,
             "step_state": step,
+            "remembered": rewind,
             "random": randomness,
         },
         record=None if trial else record,
         sinks=() if trial else sinks,
         log_every_n_steps=settings.log_every_n_steps,
-        carries_out=control.carries_out(validates=val_loaders.wanted),
+        carries_out=of_other_stages("fit") | carried_out | sight.carries_out() | training.carries_out(),
         runs_step_hooks=True,
     )
     training.take_session(session)
@@ -202,7 +211,7 @@ def fit(
         signals.act()
         return resumed
 
-    with session, signals, torch_modes(settings):
+    with closing(step), session, signals, torch_modes(settings):
         if not trial:
             session.claim_folders()
         resumed = guarded("fit", fire, session, signals, run)
@@ -363,7 +372,13 @@ def _pass(
     task.model.to(where)
     task = with_precision(task, checked(the.stage, precision), where)
     objects = {"model": task.model}
-    session = Session(composed, objects=objects, record=record, sinks=sinks, runs_step_hooks=True)
+    sight, keepers = Sight(task.model), [keep]
+    carried_out = of_other_stages(the.stage) | sight.carries_out()
+    if the is PREDICTION:
+        carried_out[KeepPredictions] = lambda _, event: keepers.append(True)
+    session = Session(
+        composed, objects=objects, record=record, sinks=sinks, carries_out=carried_out, runs_step_hooks=True
+    )
 
     def fire(kind: type[ev.Event], **fields: Any) -> None:
         if session.wants(kind):
@@ -372,20 +387,20 @@ def _pass(
     def body() -> tuple[Resumed | None, ev.Metrics, list[list[Any]]]:
         resumed = None if resume is None else go_on(the.stage, resume, session, task.model)
         set_up(the.stage, fire, session, resumed, signals)
-        metrics, kept = ev.Metrics(), []
+        metrics, made = ev.Metrics(), []
         if loaders.wanted:
             with eval_mode(task.model):
                 if the is PREDICTION:
-                    kept = predictions(task, loaders.at(0), where, fire, signals.act, keep)
+                    made = predictions(task, loaders.at(0), where, fire, signals.act, lambda: any(keepers))
                     fire(ev.PredictEnd)
                 else:
-                    metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act)
+                    metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act, sight)
                     fire(the.end, metrics=metrics)
         signals.act()
-        return resumed, metrics, kept
+        return resumed, metrics, made
 
     with session, signals:
-        resumed, metrics, kept = guarded(the.stage, fire, session, signals, body)
+        resumed, metrics, made = guarded(the.stage, fire, session, signals, body)
         measured = dict(metrics)
     return Run(
         metrics={**measured, **session.logged},
@@ -394,5 +409,5 @@ def _pass(
         seconds=session.seconds,
         resumed=resumed,
         recording=session.recording,
-        predictions=flat(kept) if keep else None,
+        predictions=flat(made) if keep else None,
     )

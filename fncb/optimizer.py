@@ -32,6 +32,20 @@ def named_groups(optimizers: list[Optimizer]) -> Iterator[tuple[str, dict[str, A
             yield (name if len(groups) == 1 else f"{name}/{group.get('name', f'pg{j}')}"), group
 
 
+def other_rates(optimizers: list[Optimizer]) -> dict[str, float]:
+    """Momentum and weight decay of each group that has them, as `lr-SGD-momentum` and `lr-SGD-weight_decay`.
+
+    For Adam and its like, momentum is the first of `betas`.
+    """
+    found: dict[str, float] = {}
+    for name, group in named_groups(optimizers):
+        momentum = group["momentum"] if "momentum" in group else group.get("betas", (None,))[0]
+        for what, value in (("momentum", momentum), ("weight_decay", group.get("weight_decay"))):
+            if value is not None:
+                found[f"{name}-{what}"] = float(value)
+    return found
+
+
 def set_capturable(optimizer: Optimizer, device: torch.device) -> None:
     """Has the optimizer keep its step counts on the device, where the graph needs them."""
     if device.type != "cpu":

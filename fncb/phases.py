@@ -154,13 +154,21 @@ def before_backward(
     return replaced.get("loss", loss)
 
 
-def after_backward(hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, part: Part, batch: Any) -> None:
-    """Settles which gradients the optimizer is given, if any."""
+def after_backward(
+    hooks: StepHooks[Any] | None,
+    held: Any,
+    scratch: Scratch,
+    part: Part,
+    batch: Any,
+    activations: Mapping[str, Tensor],
+) -> None:
+    """Settles which gradients the optimizer is given, if any; `activations` are the outputs that hooks watch."""
     carry, turn, params = held["carry"], held["carry"]["turns"][part.index], detached(held["params"], part.params)
     live = {"loss": scratch.loss, "params": params, "batch": batch}
     if "scale" in turn:
         _unscale(turn, scratch, part)
-    replaced = heard(hooks, held, scratch, ev.AfterBackward, part, grads=scratch.grads, **live)
+    seen = {"grads": scratch.grads, "activations": activations}
+    replaced = heard(hooks, held, scratch, ev.AfterBackward, part, **seen, **live)
     scratch.grads = replaced.get("grads", scratch.grads)
     asked = replaced.get("skip", {})
     scratch.skip = any_of(asked)
@@ -234,7 +242,7 @@ def after_update(
         scratch.window, scratch.counted = {}, None
     if part.update:
         params, before = detached(held["params"], part.params), scratch.states
-        live = {"params": params, "grads": scratch.grads, "batch": batch}
+        live = {"params": params, "buffers": held["buffers"], "grads": scratch.grads, "batch": batch}
         replaced = heard(hooks, held, scratch, ev.AfterOptimizerStep, part, step=held["carry"]["step"] + 1, **live)
         scratch.states = put_back(scratch.stop, before, scratch.states, keep=())
         moved = put_back(scratch.stop, params, replaced.get("params", params), keep=())
@@ -261,15 +269,24 @@ def after_update(
 
 
 def conclude(
-    hooks: StepHooks[Any] | None, held: Any, scratch: Scratch, turns: int, batch: Any, update: bool
+    hooks: StepHooks[Any] | None,
+    held: Any,
+    scratch: Scratch,
+    turns: int,
+    batch: Any,
+    update: bool,
+    model: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """Ends a batch of so many turns: runs the last hooks and writes back what stays; gives all metrics by name."""
+    """Ends a batch of so many turns: runs the last hooks and writes back what stays; gives all metrics by name.
+
+    Where hooks read the model, it is in `model`, under that name.
+    """
     carry = held["carry"]
     if update:
         carry["step"].add_(1)
     before, metrics = scratch.states, {**scratch.metrics, **scratch.published}
     params = detached(held["params"], held["params"])
-    heard(hooks, held, scratch, ev.TrainBatchEnd, None, params=params, batch=batch, metrics=metrics)
+    heard(hooks, held, scratch, ev.TrainBatchEnd, None, params=params, batch=batch, metrics=metrics, **model)
     left_out = torch.stack(scratch.skips).all() if len(scratch.skips) == turns else None
     scratch.states = put_back(left_out, before, scratch.states, keep=())
     map_leaves(lambda old, new: old.copy_(new), held["states"], scratch.states)

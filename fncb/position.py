@@ -46,6 +46,7 @@ class Position:
       made: of the batch under way, once it has been trained on: whether it began a window, whether it ended one, and
         the indices of the turns that took part; empty if it was left out.
       told: how many of the events inside the step have been heard of that batch.
+      holds_schedules: whether the task's schedules rest.
     """
 
     epoch: int = 0
@@ -68,6 +69,7 @@ class Position:
     loader_next: Any = None
     made: tuple[Any, ...] = ()
     told: int = 0
+    holds_schedules: bool = False
 
     @property
     def epochs(self) -> int:

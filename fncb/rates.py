@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from fncb import events as ev
 from fncb.callback import note
 from fncb.optimizer import named_groups
+from fncb.position import Position
 from fncb.step import Step
 from fncb.task import Task
 
@@ -18,10 +19,11 @@ class Rates:
       task: says how often, and by which metric.
       step: whose optimizers they are of.
       schedules: by the optimizer's name, "" where there is one.
+      at: tells whether they rest.
     """
 
-    def __init__(self, task: Task, step: Step, schedules: Mapping[str, LRScheduler]):
-        self.task, self.step, self.schedules = task, step, schedules
+    def __init__(self, task: Task, step: Step, schedules: Mapping[str, LRScheduler], at: Position):
+        self.task, self.step, self.schedules, self.at = task, step, schedules, at
 
     def lrs(self) -> ev.Metrics:
         """Learning rates by name."""
@@ -29,7 +31,7 @@ class Rates:
 
     def advance(self, interval: str, turns: tuple[int, ...] | None = None) -> None:
         """Advances the schedules of an interval, of some turns or all, but for those that wait for a metric."""
-        if not self.schedules or self.task.schedule_interval != interval:
+        if not self.schedules or self.task.schedule_interval != interval or self.at.holds_schedules:
             return
         names = [turn.name or "" for i, turn in enumerate(self.step.turns) if turns is None or i in turns]
         due = [self.schedules[name] for name in names if name in self.schedules]
@@ -55,7 +57,7 @@ class Rates:
         Raises:
           MissingMetric: if it is.
         """
-        if self.task.schedule_interval != interval:
+        if self.task.schedule_interval != interval or self.at.holds_schedules:
             return
         for schedule in self.schedules.values():
             if isinstance(schedule, ReduceLROnPlateau):

@@ -16,6 +16,7 @@ from fncb.measures import Measured
 from fncb.phases import Part, Scratch
 from fncb.task import Turn, loss_and_metrics
 from fncb.tree import leaves, map_leaves
+from fncb.views import view_of
 
 
 @attrs.frozen
@@ -56,6 +57,7 @@ def regions(
     example: Any,
     region: Callable[[Any], Any],
     found: Found,
+    seen: dict[str, Tensor],
 ) -> Regions:
     """Writes the phases for batches like `example`.
 
@@ -68,12 +70,14 @@ def regions(
         tensors, and what else it knows (structure, names) it has from here. Outside of the regions, Dynamo traces:
         the model, the losses and their gradients. The identity, for eager use, hands trees over as they are.
       found: what the trace tells.
+      seen: where the submodules that are watched put what they return.
     """
     carry, traced = tree["carry"], region is compiling.nonstrict
     held = [leaf for _, leaf in leaves(tree)] if traced else tree
     like = map_leaves(lambda _: 0, tree)
     skeletons: dict[str, Any] = {}
     skips = hooks is not None and (hooks.on_after_backward or hooks.on_before_optimizer_step) is not None
+    around = None if hooks is None else hooks.around_gradient
     buffers = list(tree["buffers"].values()) if skips else []
     update = turns[0][1].update
     replaces_batch = hooks is not None and hooks.on_train_batch_start is not None
@@ -97,9 +101,17 @@ def regions(
         return Scratch(states=tree["states"], began=tree["states"])
 
     def concluded(tree: Any, scratch: Scratch) -> Tensor:
-        metrics = phases.conclude(hooks, tree, scratch, len(turns), refill(example, list(scratch.batch)), update)
+        batch = refill(example, list(scratch.batch))
+        metrics = phases.conclude(hooks, tree, scratch, len(turns), batch, update, model_in(tree))
         found.metrics(tuple(metrics))
         return torch.stack([value.to(carry["share"].dtype) for value in metrics.values()])
+
+    def model_in(tree: Any) -> dict[str, nn.Module]:
+        """The model with the tensors of the tree, for hooks that read it."""
+        if hooks is None or not hooks.reads_model:
+            return {}
+        params = {name: p.detach() for name, p in {**tree["params"], **tree["frozen"]}.items()}
+        return {"model": view_of(model, {**params, **tree["buffers"]}).eval()}
 
     @region
     def start(held: list[Tensor], batch: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -146,24 +158,64 @@ def regions(
                     passed, inputs = start(held, inputs)
                 batch = refill(batch, list(inputs))
             old = [buffer.clone() for buffer in buffers]
+            if around is None:
+                (*values, grads), measured = backward(batch, passed, inputs)
+            else:
+                (*values, grads), measured = around_backward(around, batch, passed, inputs)
+            return (*values, grads, old), measured
+
+        def backward(batch: Any, passed: Any, inputs: Any) -> tuple[tuple[Any, ...], Measured]:
+            """What comes of a batch, its gradients last: by place, as Dynamo would guard every name in every call."""
             loss, beside, measured = loss_and_metrics("loss", of_task.loss(model, batch))
             if not loss.requires_grad:
                 raise ValueError("loss: a loss must need gradients, got one that depends on no trainable parameter.")
+            activations = {name: value.detach() for name, value in seen.items()}
+            seen.clear()
             weighed = loss * carry["share"] if carry["grads"] else loss
             if replaces_loss:
                 passed, weighed = weigh(held, passed, inputs, weighed)
             scaled = weighed * mine["scale"] if "scale" in mine else weighed
             grads = torch.autograd.grad(scaled, params, allow_unused=True)
-            # by place, as Dynamo would guard every name in every call
             used = {place: grad for place, grad in enumerate(grads) if grad is not None}
-            return (passed, inputs, loss.detach(), beside, used, old), measured
+            return (passed, inputs, loss.detach(), beside, activations, used), measured
 
-        def settled(tree: Any, passed: Any, inputs: Any, loss: Any, beside: Any, grads: Any, old: Any) -> Scratch:
+        def around_backward(around: Any, batch: Any, passed: Any, inputs: Any) -> tuple[tuple[Any, ...], Measured]:
+            """The same, with gradients as a hook makes them of those at these and other parameters."""
+            made: list[Any] = []
+            here = {name: p.detach().clone() for name, p in zip(part.params, params, strict=True)}
+            kept = [buffer.clone() for buffer in tree["buffers"].values()]
+
+            def gradient(there: Any) -> dict[str, Tensor]:
+                with torch.no_grad():
+                    for name, p in zip(part.params, params, strict=True):
+                        p.copy_(there[name])
+                found = backward(batch, passed, inputs)
+                if not made:
+                    made.append(found)
+                    for buffer, now in zip(kept, tree["buffers"].values(), strict=True):
+                        buffer.copy_(now)
+                return {part.params[place]: grad for place, grad in found[0][-1].items()}
+
+            grads = around(gradient, dict(here))
+            with torch.no_grad():
+                for name, p in zip(part.params, params, strict=True):
+                    p.copy_(here[name])
+                for buffer, was in zip(tree["buffers"].values(), kept, strict=True):
+                    buffer.copy_(was)
+            (*values, used), measured = made[0]
+            names = [part.params[place] for place in used]
+            if sorted(grads) != sorted(names):
+                raise ValueError(f"around_gradient must give the gradients of {names}, got those of {list(grads)}.")
+            return (*values, {place: grads[part.params[place]] for place in used}), measured
+
+        def settled(
+            tree: Any, passed: Any, inputs: Any, loss: Any, beside: Any, activations: Any, grads: Any, old: Any
+        ) -> Scratch:
             scratch = taken_up(tree, f"weigh {i}" if replaces_loss else came, passed)
             scratch.batch, scratch.loss, scratch.from_loss = list(inputs), loss, dict(beside)
             scratch.grads = {part.params[place]: grad for place, grad in grads.items()}
             scratch.buffers = dict(zip(tree["buffers"], old, strict=False))
-            phases.after_backward(hooks, tree, scratch, part, refill(example, list(inputs)))
+            phases.after_backward(hooks, tree, scratch, part, refill(example, list(inputs)), activations)
             return scratch
 
         def ended(tree: Any, scratch: Scratch) -> Any:

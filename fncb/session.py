@@ -16,18 +16,21 @@ from torch import nn
 from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose
-from fncb.effects import Attach, Delete, Effect, Log, Save, Stop
+from fncb.effects import Attach, Delete, Effect, Log, LogHistogram, LogImage, Probe, Save, Stop
+from fncb.garbage import Garbage
 from fncb.interpret import Handler, Screen, handlers, refuse_what_nobody_does
 from fncb.journal import Journal
 from fncb.keeper import Keeper
+from fncb.probes import probing
+from fncb.profiling import Profiler
 from fncb.resume import differences, must_be_alike, noted
-from fncb.sinks.sink import Sink, Sinks
+from fncb.sinks.sink import Sink, Sinks, tell_what_nobody_shows
 from fncb.snapshot import load_state_dict, state_dict
-from fncb.weights import not_finite
+from fncb.weights import not_finite, weights_alone
 
 log = logging.getLogger("fncb")
 
-_NO_TIME_TO_SAVE = frozenset(ev.IN_STEP) - {ev.TrainBatchStart, ev.TrainBatchEnd}
+_NO_TIME_TO_SAVE = frozenset((*ev.IN_STEP, ev.StepCompiled)) - {ev.TrainBatchStart, ev.TrainBatchEnd}
 """Events of a batch that is done and not over: they come with the counters from before it."""
 
 _OF_THE_END = (ev.Saved, ev.SaveCheckpoint, ev.ExceptionRaised, ev.KeyboardInterrupted)
@@ -110,6 +113,9 @@ class Session:
         self._sinks = Sinks(sinks, log_every_n_steps)
         self._screen = screen or Screen()
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
+        own |= {LogImage: self._sinks.image, LogHistogram: self._sinks.histogram, Probe: probing()}
+        self._garbage, self._profiler = Garbage(), Profiler()
+        own |= self._garbage.carries_out() | self._profiler.carries_out()
         self._handlers = merge(own, handlers(self._screen), carries_out or {})
         self._saving: list[dict[str, str]] = []
         self._unheard: list[dict[str, str]] = []  # what is on disk and no hook has heard of yet
@@ -120,6 +126,7 @@ class Session:
         self._busy = False
         self._last: ev.Event = ev.Event()
         refuse_what_nobody_does(self.callbacks, [*self._handlers, Save], runs_step_hooks)
+        tell_what_nobody_shows(self.callbacks, self._sinks)
 
     def __enter__(self) -> "Session":
         return self
@@ -137,6 +144,8 @@ class Session:
             closing.callback(self._journal.close)
             closing.callback(self._sinks.close)
             closing.callback(self.settle)
+            closing.callback(self._profiler.close)
+            closing.callback(self._garbage.close)
             closing.callback(self._screen.close)
 
     @property
@@ -219,8 +228,10 @@ class Session:
                 known = sorted(kind.__name__ for kind in self._handlers)
                 raise ValueError(f"{effect!r}: nobody here carries it out. There are {known}. Declare it in `emits`.")
             answer = handler(effect, event)
-            if answer is not None:
+            if isinstance(answer, ev.Event):
                 answers.append(answer)
+            elif answer:
+                answers += self._carry_out(tuple(answer), event)
         if saves:  # last, so that a checkpoint holds what the other effects changed
             answers += self._save(saves, event)
         return answers
@@ -240,7 +251,7 @@ class Session:
             self.settle()  # one at a time
             self._saving = named
             answers += self._prepare_checkpoint(saving["path"], event)
-            tree = self.snapshot(event)
+            tree = weights_alone(self.objects, event) if save.weights_only else self.snapshot(event)
             # what the checkpoint goes on after must outlive it
             written = self._keeper.write(save, saving, tree, before=self._journal.sync)
             if written is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,28 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose, note
 from fncb.callbacks import progress_bar
+from fncb.effects import (
+    Apply,
+    Effect,
+    Freeze,
+    HoldSchedules,
+    KeepPredictions,
+    RefreshBatchNorm,
+    Remember,
+    Render,
+    Rollback,
+    ScaleLR,
+    Set,
+    SetAccumulation,
+    SetLR,
+    Skip,
+    StopEpoch,
+    Transform,
+    Unfreeze,
+    Validate,
+)
 from fncb.evaluation import Fire
+from fncb.interpret import Handler
 from fncb.loaders import Loaders
 from fncb.resume import Resumed, find
 from fncb.session import Session
@@ -29,11 +51,24 @@ def set_up(stage: str, fire: Fire, session: Session, resumed: Resumed | None, si
     """The events of a stage before its own."""
     fire(ev.InitStart, stage=stage)
     fire(ev.InitEnd, stage=stage)
-    fire(ev.Setup, stage=stage, **setup)
+    fire(ev.Setup, stage=stage, time=time.time(), **setup)
     fire(ev.ConfigureShardedModel, stage=stage)
     if resumed is not None:
         fire(ev.LoadCheckpoint, path=str(resumed.path), attached=session.attached)
     signals.act()
+
+
+_TRAINING = (SetLR, ScaleLR, HoldSchedules, Set, SetAccumulation, Freeze, Unfreeze, Apply, Transform)
+_TRAINING += (Skip, StopEpoch, Validate, RefreshBatchNorm, Remember, Rollback)
+
+
+def of_other_stages(stage: str) -> dict[type[Effect], Handler]:
+    """Effects that a stage has no use for: a callback that may ask for them elsewhere can be there all the same."""
+
+    def refuse(effect: Effect, event: ev.Event) -> None:
+        raise ValueError(f"{stage}: there must be something to carry this out on, got {effect!r}.")
+
+    return dict.fromkeys((KeepPredictions,) if stage == "fit" else (*_TRAINING, KeepPredictions), refuse)
 
 
 def limited(stage: str, name: str, given: Any, limit: int | float | None) -> Loaders:
@@ -45,7 +80,10 @@ def limited(stage: str, name: str, given: Any, limit: int | float | None) -> Loa
 
 def with_progress(callbacks: Callback[Any], progress: bool | None) -> Callback[Any]:
     """The callbacks, and a progress bar where one is wanted: on a terminal, unless `progress` says it."""
-    there = any(part.key == "progress_bar" for part in callbacks.parts or ())
+    bars = [part.key for part in callbacks.parts or () if Render in (part.emits or ())]
+    if len(bars) > 1:
+        raise ValueError(f"callbacks: there must be one progress bar at most, got {bars}. Leave one out.")
+    there = bool(bars)
     wanted = sys.stdout.isatty() if progress is None else progress
     return compose(callbacks, progress_bar()) if wanted and not there else callbacks
 

@@ -17,8 +17,10 @@ from fncb.measures import Measured, Measures
 from fncb.phases import Part, Scratch
 from fncb.position import random_state, set_random_state
 from fncb.regions import Found, Regions, regions
+from fncb.step_hooks import NamedParams
 from fncb.task import Turn
 from fncb.tree import copy_into, leaves, map_leaves
+from fncb.watching import watching
 
 log = logging.getLogger("fncb")
 
@@ -65,7 +67,8 @@ class Step:
         self.model, self.turns, self.hooks = model, tuple(turns), hooks
         self.optimizers = [turn.optimizer for turn in self.turns]
         self.level = ONE_GRAPH if compile else EAGER
-        self.buffers = {name: b for name, b in model.named_buffers() if b.numel()}
+        self._seen: dict[str, Tensor] = {}  # what watched submodules returned, while a batch is under way
+        self._watching = watching(model, () if hooks is None else hooks.watch, self._seen)
         wide = any(p.dtype == torch.float64 for p in model.parameters())
         self.dtype = torch.float64 if wide else torch.float32
         self.carry = phases.new_carry(len(self.turns), self.dtype, device, scaled)
@@ -83,6 +86,11 @@ class Step:
         self._device = device
         self.take_up_parameters()
 
+    def close(self) -> None:
+        """Leaves the model without the hooks that watch it."""
+        for handle in self._watching:
+            handle.remove()
+
     @property
     def recompilations(self) -> int:
         """Graphs compiled beyond the first of each kind: accumulating or updating, which turns, and each region."""
@@ -90,7 +98,11 @@ class Step:
 
     def take_up_parameters(self) -> None:
         """Takes the parameters that are trainable now. Step states of those that stay are kept, by their paths."""
-        self.params = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        named = dict(self.model.named_parameters())
+        self.params = {name: p for name, p in named.items() if p.requires_grad}
+        self.buffers = {name: b for name, b in self.model.named_buffers() if b.numel()}
+        reads_model = self.hooks is not None and self.hooks.reads_model
+        self._frozen = {name: p for name, p in named.items() if name not in self.params} if reads_model else {}
         held = [{id(p) for group in each.param_groups for p in group["params"]} for each in self.optimizers]
         self._params_of = [
             tuple(name for name, p in self.params.items() if len(held) == 1 or id(p) in ids) for ids in held
@@ -100,7 +112,7 @@ class Step:
         known = dict(leaves(self.states))
         if self.hooks is not None:
             # a state of its own: `init` may return the parameters themselves
-            every = self.hooks.init(phases.detached(self.params, self.params))
+            every = self.hooks.init(NamedParams(phases.detached(self.params, self.params), self.buffers))
             self.states = map_leaves(torch.clone, every)
         for path, fresh in leaves(self.states):
             if path in known and known[path].shape == fresh.shape:
@@ -287,10 +299,15 @@ class Step:
     def _changed_by_forward(self) -> list[tuple[Tensor, Tensor]]:
         """What a turn writes before its gradients are settled, each with a copy."""
         changed = [*self.buffers.values(), *(each for turn in self.carry["turns"] for each in turn.values())]
+        if self.hooks is not None and self.hooks.around_gradient is not None:
+            changed += [p.detach() for p in self.params.values()]
         return [(tensor, tensor.detach().clone()) for tensor in changed]
 
     def _held(self) -> dict[str, Any]:
-        return {"params": self.params, "buffers": self.buffers, "carry": self.carry, "states": self.states}
+        resting = frozenset() if self.hooks is None else self.hooks.resting
+        states = {key: state for key, state in self.states.items() if key not in resting}
+        own = {"params": self.params, "frozen": self._frozen, "buffers": self.buffers}
+        return {**own, "carry": self.carry, "states": states}
 
     def _held_in_one(self, turns: tuple[int, ...]) -> dict[str, Any]:
         states = {i: opt.state_tensors(self.optimizers[i]) for i in turns}
@@ -310,7 +327,7 @@ class Step:
             self._names[kind] = names
 
         taking = [(self.turns[i], Part(i, self.turns[i].name, self._params_of[i], update, first)) for i in turns]
-        return regions(self.model, taking, self.hooks, held, batch, region, Found(averages, metrics))
+        return regions(self.model, taking, self.hooks, held, batch, region, Found(averages, metrics), self._seen)
 
     def _own_update(self, i: int, scratch: Scratch) -> None:
         stop, optimizer, params = scratch.stop, self.optimizers[i], [self.params[name] for name in self._params_of[i]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 import attrs
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Params: TypeAlias = "Mapping[str, Tensor]"
+Gradient: TypeAlias = "Callable[[Params], Params]"
+"""Given parameters by name, the gradients of the batch's loss at them, by name."""
+
+
+class NamedParams(dict[str, Any]):
+    """Parameters by name, as callbacks are given them; `buffers` are the model's buffers by name."""
+
+    def __init__(self, params: Params, buffers: Params):
+        super().__init__(params)
+        self.buffers = buffers
 
 
 @attrs.frozen(kw_only=True)
@@ -29,10 +40,23 @@ class StepHooks(Generic[S]):
     has the same path as before keeps its value.
 
     Attributes:
-      init: the first state, from the mapping of parameter name to tensor.
+      init: the first state, from the mapping of parameter name to tensor, which has the buffers' as its attribute
+        `buffers`.
+      around_gradient: `around_gradient(gradient, params)` gives the gradients of the batch by name, as
+        `gradient(params)` does by itself; it may call `gradient` at other parameters too. The loss and the metrics that
+        are kept are those of the first call. Of several, the first one given is the outermost. It is traced by
+        torch.compile as it stands: code over mappings of tensors.
+      watch: shell patterns of the names of submodules whose outputs `on_after_backward` is given as `activations`.
+      reads_model: whether `on_train_batch_end` is given the model, as `event.model`: in eval mode, with its weights as
+        they are then, to be called and not to be changed. Frozen parameters become inputs of the graph then.
+      resting: of a composition, the keys of those who only keep tensors: no hook of theirs is in the step.
     """
 
     init: Callable[[Params], S]
+    around_gradient: Callable[[Gradient, Params], Params] | None = None
+    watch: tuple[str, ...] = ()
+    reads_model: bool = False
+    resting: frozenset[str] = frozenset()
     on_train_batch_start: Hook[S, ev.TrainBatchStart] = None
     on_before_backward: Hook[S, ev.BeforeBackward] = None
     on_after_backward: Hook[S, ev.AfterBackward] = None
@@ -49,6 +73,12 @@ class StepHooks(Generic[S]):
     def __attrs_post_init__(self) -> None:
         for name in ("init", *hook_names(self)):
             must_be_callable("StepHooks", name, getattr(self, name))
+        if self.around_gradient is not None:
+            must_be_callable("StepHooks", "around_gradient", self.around_gradient)
+        if isinstance(self.watch, str):
+            raise TypeError(
+                f"StepHooks: watch must be a tuple of patterns, got {self.watch!r}. Write ({self.watch!r},)."
+            )
 
 
 def compose_step_hooks(parts: list[tuple[str, StepHooks[Any]]]) -> StepHooks[Any] | None:
@@ -67,7 +97,27 @@ def compose_step_hooks(parts: list[tuple[str, StepHooks[Any]]]) -> StepHooks[Any
             _must_be_tensors(key, "init", state)
         return states
 
-    return StepHooks(init=init, **hooks)
+    return StepHooks(
+        init=init,
+        around_gradient=_nested([step.around_gradient for _, step in parts if step.around_gradient]),
+        watch=tuple(pattern for _, step in parts for pattern in step.watch),
+        reads_model=any(step.reads_model for _, step in parts),
+        resting=frozenset(key for key, step in parts if not hook_names(step)),
+        **hooks,
+    )
+
+
+def _nested(arounds: list[Callable[[Gradient, Params], Params]]) -> Callable[[Gradient, Params], Params] | None:
+    """Functions around the gradient as one, the first one outermost; None if there are none."""
+    if not arounds:
+        return None
+
+    def around_gradient(gradient: Gradient, params: Params) -> Params:
+        for around in reversed(arounds):
+            gradient = partial(around, gradient)
+        return gradient(params)
+
+    return around_gradient
 
 
 def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any, Any], Emit[Any]]:

@@ -163,9 +163,16 @@ def checkpoints(directory: str | Path) -> list[Path]:
 
 
 def survey(directory: str | Path) -> tuple[list[Path], list[Rejected]]:
-    """The checkpoints of a directory whose headers are good, newest first by `age`, and the other `.safetensors`."""
+    """The checkpoints of a directory whose headers are good, newest first by `age`, and the other `.safetensors`.
+
+    A symbolic link to one of these files is left out, as nothing relies on where it leads.
+    """
     known, rejected = [], []
-    for path in sorted(Path(directory).rglob(f"*{SUFFIX}")):
+    found = sorted(Path(directory).rglob(f"*{SUFFIX}"))
+    files = {os.path.realpath(path) for path in found if not path.is_symlink()}
+    for path in found:
+        if path.is_symlink() and os.path.realpath(path) in files:
+            continue
         try:
             known.append((age(read_header(path)), len(path.name), path))
         except (ValueError, OSError) as error:
@@ -210,6 +217,38 @@ def delete(path: str | Path, *, within: str | Path | None = None, disk: Disk = D
             disk.remove(path)
     except FileNotFoundError:
         pass
+
+
+def point(path: str | Path, to: str | Path, *, within: str | Path | None = None, disk: Disk = DISK) -> None:
+    """Has a name lead to a file: a symbolic link, relative, which takes the place of one that was there in one step.
+
+    Args:
+      path: the name.
+      to: the file.
+      within: a folder that both must stay in.
+      disk: what carries out all that changes the disk.
+
+    Raises:
+      FileExistsError: if something has the name that is no symbolic link.
+      ValueError: if a path leaves `within`.
+      OSError: from the disk, with the path; also where there are no symbolic links.
+    """
+    path, to = Path(path), Path(to)
+    _refuse_outside("store.point", to, within)
+    _refuse_outside(
+        "store.point", path.parent / f"{path.name}.", within
+    )  # where the name itself is, not what it leads to
+    if os.path.lexists(path) and not path.is_symlink():
+        raise FileExistsError(f"store.point: the name must be free or a symbolic link, got {path}, which is neither.")
+    with explained("store.point", path):
+        temporary = temporary_in(path.parent)
+        disk.symlink(Path(os.path.relpath(to, path.parent)), temporary)
+        try:
+            disk.replace(temporary, path)
+        except BaseException:
+            discard(temporary, disk)
+            raise
+        disk.sync_directory(path.parent)
 
 
 def _refuse_outside(who: str, path: Path, within: str | Path | None) -> None:

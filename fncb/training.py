@@ -1,6 +1,7 @@
 """Training from its first event to its last: the order of what `fit` does."""
 
 import logging
+import time
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -8,18 +9,25 @@ from typing import Any
 import torch
 
 from fncb import events as ev
-from fncb.batch import to_device
-from fncb.effects import Save, Skip, Stop, StopEpoch, Validate
-from fncb.evaluation import VALIDATION, Fire, eval_mode, evaluate
+from fncb.batch import batch_size, tensors, to_device
+from fncb.batch_norm import refresh
+from fncb.effects import Effect, Probe, RefreshBatchNorm, Save, Skip, Stop, StopEpoch, Validate
+from fncb.evaluation import VALIDATION, Fire, evaluate
+from fncb.flops import training_flops
+from fncb.interpret import Handler
 from fncb.loaders import END, Loader, Loaders
 from fncb.metrics import joined, share_of_window
+from fncb.optimizer import other_rates
 from fncb.position import BATCHES, BEFORE_BATCHES, TRAINED, UNDER_WAY, Position, RandomState
+from fncb.probes import probing
 from fncb.rates import Rates
 from fncb.session import Session
 from fncb.settings import Settings, validation_interval
+from fncb.sight import Sight
 from fncb.signals import Signals
 from fncb.step import Step
 from fncb.task import Task
+from fncb.views import eval_mode
 
 log = logging.getLogger("fncb")
 
@@ -45,16 +53,19 @@ class Training:
         randomness: RandomState,
         settings: Settings,
         signals: Signals,
+        sight: Sight,
     ):
         self.task, self.step, self.rates, self.where = task, step, rates, where
         self.train, self.val = train, val
-        self.at, self.randomness, self.settings, self.signals = at, randomness, settings, signals
+        self.at, self.randomness, self.settings, self.signals, self.sight = at, randomness, settings, signals, sight
         self.session: Session
         self.fire: Fire
         self._told = False  # that a stop has to wait
         self._n_batches: int | None = None
         self._interval: int | None = None
         self._seconds = settings.validates_by_time
+        self._graphs, self._kind_of_batch = 0, ""  # that callbacks have heard of, and of the last one
+        self._waited = 0.0  # seconds, for the batch under way
         if not train.is_function:
             self._take_count(train.at(None)[0])
 
@@ -73,6 +84,41 @@ class Training:
 
         self.fire = fire
 
+    def carries_out(self) -> dict[type[Effect], Handler]:
+        """Effects that need the loaders or the batch under way, and the functions that carry them out."""
+        return {
+            RefreshBatchNorm: self.refresh_batch_norm,
+            Probe: probing(optimizer=lambda _, event: other_rates(self.step.optimizers), flops=self._flops),
+        }
+
+    def _flops(self, _: Any, event: Any) -> dict[str, float] | None:
+        if not isinstance(event, ev.TrainBatchStart):
+            kind = type(event).__name__
+            raise ValueError(f"Probe: flops must be asked for at on_train_batch_start, got it at {kind}.")
+        found = [training_flops(self.task.model, loss, event.batch) for loss in self.task.losses.values()]
+        counted = [each for each in found if each is not None]
+        return {"flops": float(sum(counted))} if len(counted) == len(found) else None
+
+    def refresh_batch_norm(self, _: RefreshBatchNorm, event: ev.Event) -> None:
+        """Measures the running statistics anew, and leaves loader and generators as they were."""
+        if not isinstance(event, ev.TrainEpochEnd | ev.TrainEnd):
+            kind = type(event).__name__
+            raise ValueError(
+                f"RefreshBatchNorm: it must be asked for at on_train_epoch_end or on_train_end, got it at {kind}."
+            )
+        loader, now = self.train.at(self.at.epoch)[0], self.randomness.now()
+        given: Any = loader.batches
+        state = given.state_dict() if loader.keeps_state else None
+
+        def forward(batch: Any) -> None:
+            for loss in self.task.losses.values():
+                loss(self.task.model, to_device(batch, self.where))
+
+        refresh(self.task.model, forward, loader)
+        if loader.keeps_state:
+            given.load_state_dict(state)
+        self.randomness.put_back(now)
+
     def reach(self, kind: type[ev.Event], at: str, is_now: Any, **fields: Any) -> None:
         """Fires an event after which the run has come to where `at` says: unless a hook raises, then it has not."""
         before, heard = getattr(self.at, at), self.session.heard
@@ -86,7 +132,7 @@ class Training:
 
     def run(self, resumed: bool) -> None:
         """All of training; a run that goes on makes no sanity check."""
-        self.fire(ev.FitStart)
+        self.fire(ev.FitStart, max_epochs=self.settings.max_epochs, max_steps=self.settings.max_steps)
         if not resumed:
             self.sanity_check()
         self.end_epoch()  # of a checkpoint that was written when one ended
@@ -164,15 +210,15 @@ class Training:
             self.randomness.put_back(self.randomness.at_epoch)  # what drew the batches that were done draws them again
         done = goes_on and not at.is_amid and not loader.keeps_state
         fetch = loader.fetching(*at.before_next) if not done else lambda: (END, None)
-        upcoming, state = fetch()
+        upcoming, state, waited = self._timed(fetch)
         if goes_on and at.phase not in UNDER_WAY:
             self.randomness.put_back(now)
             self.catch_up()
         while upcoming is not END and self.takes_batch():
             if at.phase not in BEFORE_BATCHES:
                 self._hold_random(now if at.phase in UNDER_WAY else None)
-            batch = upcoming
-            upcoming, state = fetch()
+            batch, self._waited = upcoming, waited
+            upcoming, state, waited = self._timed(fetch)
             at.epoch_is_over = upcoming is END
             if at.phase in UNDER_WAY:
                 self.randomness.put_back(now)
@@ -191,6 +237,11 @@ class Training:
                 self.rates.advance("epoch")
         at.phase = "BatchesDone"
         self.end_epoch()
+
+    def _timed(self, fetch: Any) -> tuple[Any, Any, float]:
+        """What the loader gives, and how many seconds that took, to the microsecond."""
+        began = time.perf_counter()
+        return *fetch(), round(time.perf_counter() - began, 6)
 
     def takes_batch(self) -> bool:
         """Whether there is a batch to finish, or one to begin if the loader has any."""
@@ -259,8 +310,8 @@ class Training:
         at = self.at
         batch = to_device(batch, self.where)
         if at.phase not in UNDER_WAY and batch is not None and self._wants[ev.TrainBatchStart]:
-            live = {"batch": batch, "metrics": self.rates.lrs()}
-            self.reach(ev.TrainBatchStart, "phase", "TrainBatchStart", batch_idx=at.batches, **live)
+            told = {"samples": batch_size(batch), "waited": self._waited, "batch": batch, "metrics": self.rates.lrs()}
+            self.reach(ev.TrainBatchStart, "phase", "TrainBatchStart", batch_idx=at.batches, **told)
             self._hold_random(None)
         if at.phase not in TRAINED:
             if at.asked and StopEpoch.__name__ in at.asked:
@@ -289,6 +340,9 @@ class Training:
             update = at.epoch_is_over or at.in_window + 1 >= at.window
             turns = step.turns_of_round(at.step)
             latest, made = step(batch, update, first, turns), (first, update, turns)
+            if step.compilations != self._graphs:
+                shapes = [f"{str(each.dtype).removeprefix('torch.')}{list(each.shape)}" for each in tensors(batch)]
+                self._kind_of_batch = " ".join(shapes)
             at.in_window = 0 if update else at.in_window + 1
             at.step += update
         at.latest, at.made, at.told = latest, made, 0
@@ -300,6 +354,8 @@ class Training:
     def end_step(self) -> None:
         """The events of what happened in the step, and what is advanced by it."""
         at = self.at
+        if self.step.compilations != self._graphs:
+            self._tell_of_graphs()
         if at.made:
             first, update, turns = at.made
             if self._in_step:
@@ -309,6 +365,11 @@ class Training:
         if at.epoch_is_over:
             self.rates.advance("epoch")
         at.phase = "Scheduled"
+
+    def _tell_of_graphs(self) -> None:
+        self._graphs = self.step.compilations
+        counted = {"graphs": self._graphs, "recompilations": self.step.recompilations, "level": self.step.level}
+        self.fire(ev.StepCompiled, batch=self._kind_of_batch, **counted)
 
     def _tell_of_step(self, first: bool, update: bool, turns: tuple[int, ...]) -> None:
         for place, (turn, kind) in enumerate(product(turns, _IN_STEP), 1):
@@ -350,7 +411,7 @@ class Training:
     def measure(self, loaders: list[Loader]) -> ev.Metrics:
         """The events of a validation but for its last."""
         with self.step.measures.set_aside():
-            return evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act)
+            return evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act, self.sight)
 
     def end_validation(self) -> None:
         """What comes after the measuring, as far as it has not been."""

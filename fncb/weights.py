@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fncb import store
+from fncb.events import Event
 
 log = logging.getLogger("fncb")
 
@@ -118,6 +119,13 @@ def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, list[str
         "mis-shaped": [f"{name} {list(b)} for {list(a)}" for name, (a, b) in shapes.items() if a != b],
     }
     return {kind: names for kind, names in wrong.items() if names}
+
+
+def weights_alone(objects: Mapping[str, Any], event: Event) -> dict[str, Any]:
+    """What a checkpoint of weights alone holds: the models among `objects`, and the event that they are of."""
+    models = {name: thing.state_dict() for name, thing in objects.items() if isinstance(thing, nn.Module)}
+    counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds, "event": type(event).__name__}
+    return {"weights_only": True, **counters, "metrics": dict(getattr(event, "metrics", {})), **models}
 
 
 def not_finite(model: nn.Module) -> list[str]:

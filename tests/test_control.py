@@ -204,8 +204,8 @@ def test_a_pruned_weight_stays_zero_in_the_compiled_step_too():
         (SetLR(0.1, group=3), "SetLR: group must be the index of a parameter group, got 3"),
         (SetLR(0.1, optimizer="g"), r"SetLR: optimizer must be one of \[None\], got 'g'"),
         (Apply("nothing"), "Apply 'nothing': fn must be a function, got None"),
-        (Apply("half", lambda params, states: params), r"must return \(params, step_state\), got dict"),
-        (Apply("less", lambda params, states: ({}, states)), "Apply 'less': names and shapes of tensors must stay"),
+        (Apply("half", lambda params, states: params), r"must return \(params, step_state\), got NamedParams"),
+        (Apply("more", lambda params, states: ({"no": 1}, states)), "Apply 'more': names and shapes of tensors must stay"),
     ],
 )
 def test_an_effect_that_cannot_be_is_told_in_one_sentence(effect, message):

@@ -112,7 +112,7 @@ def test_an_effect_that_nobody_carries_out_is_refused_at_set_up():
 
 
 def test_an_effect_that_was_not_declared_and_nobody_carries_out_is_refused_when_asked_for():
-    with Session(asks(LogImage("x"))) as session, pytest.raises(ValueError, match="nobody here carries it out"):
+    with Session(asks(SetLR(0.5))) as session, pytest.raises(ValueError, match="nobody here carries it out"):
         session(ValidationEnd())
 
 

@@ -1,26 +1,36 @@
 """What a sink is, and how metrics reach those of a run."""
 
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
 import attrs
 
+from fncb.callback import Callback
+from fncb.effects import Effect, LogHistogram, LogImage
 from fncb.events import Event, Metrics, TestEnd, TrainBatchEnd, TrainEpochEnd, ValidationEnd
+
+log = logging.getLogger("fncb")
 
 
 @attrs.frozen(kw_only=True)
 class Sink:
-    """Two functions: one takes metrics, one is called at the end.
+    """Functions: one takes metrics, one is called at the end, and maybe some take images and histograms.
 
     Attributes:
       log: given the metrics and the event that they belong to (its `epoch`, `step` and `seconds`). The metrics may
         still be on the device: keep them and read them when many are written.
       close: writes what is left.
+      image: given a name, an image and the event; the image is a tensor (channels, height, width), of 1, 3 or 4
+        channels with values in [0, 1]. None for a sink that shows none.
+      histogram: given a name, a tensor of any shape and the event. None for a sink that shows none.
     """
 
     log: Callable[[Metrics, Event], None]
     close: Callable[[], None]
+    image: Callable[[str, Any, Event], None] | None = None
+    histogram: Callable[[str, Any, Event], None] | None = None
 
 
 class Sinks:
@@ -55,8 +65,32 @@ class Sinks:
         for sink in () if self.resting else self._sinks:
             sink.log(metrics, event)
 
+    def shows(self, kind: type[Effect]) -> bool:
+        """Whether any of them takes what an effect brings, `LogImage` or `LogHistogram`."""
+        return any((sink.image if kind is LogImage else sink.histogram) is not None for sink in self._sinks)
+
+    def image(self, effect: LogImage, event: Event) -> None:
+        """Passes on an image."""
+        for sink in () if self.resting else self._sinks:
+            if sink.image is not None:
+                sink.image(effect.name, effect.image, event)
+
+    def histogram(self, effect: LogHistogram, event: Event) -> None:
+        """Passes on the values of a tensor."""
+        for sink in () if self.resting else self._sinks:
+            if sink.histogram is not None:
+                sink.histogram(effect.name, effect.values, event)
+
     def close(self) -> None:
         """Closes all of them, whatever one raises."""
         with ExitStack() as closing:
             for sink in self._sinks:
                 closing.callback(sink.close)
+
+
+def tell_what_nobody_shows(callbacks: Callback[Any], sinks: Sinks) -> None:
+    """Warns of callbacks that give images or histograms when no sink takes them."""
+    for part in callbacks.parts or ():
+        for kind, what in ((LogImage, "images"), (LogHistogram, "histograms")):
+            if kind in (part.emits or ()) and not sinks.shows(kind):
+                log.warning("fncb: %s gives %s, which no sink of this run shows. Pass sinks=[...].", part.key, what)

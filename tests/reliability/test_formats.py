@@ -8,7 +8,7 @@ import torch
 
 import fncb
 from fncb import formats, store
-from fncb.callbacks import checkpoint
+from fncb.callbacks import checkpoint, ema
 from fncb.effects import Save
 from fncb.events import TrainBatchEnd
 from fncb.recording import read
@@ -67,7 +67,21 @@ def test_a_checkpoint_of_format_1_loads_for_ever():
     assert tree["callbacks"]["checkpoint"]["asked"][0]["path"] == "runs/golden/epoch=0-step=3.safetensors"
 
 
-def test_a_run_of_format_1_goes_on_for_ever(tmp_path, monkeypatch):
+def test_a_checkpoint_of_format_2_loads_for_ever():
+    tree = store.read(GOLDEN / "checkpoint-2.safetensors")
+
+    assert (tree["epoch"], tree["step"], tree["heard"]) == (0, 3, 12)
+    assert tree["model"]["weight"].tolist() == [
+        [-0.01988769695162773, 0.3647291660308838],
+        [-0.29487791657447815, -0.2332846224308014],
+    ]
+    assert tree["step_state"]["states"]["ema"]["bias"].shape == (2,)
+    assert tree["control"]["untracked"] == []
+    assert tree["remembered"] == {}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_older_format_goes_on_for_ever(tmp_path, monkeypatch, version):
     monkeypatch.chdir(tmp_path)
     task = fncb.Task(
         torch.nn.Linear(2, 2),
@@ -77,8 +91,8 @@ def test_a_run_of_format_1_goes_on_for_ever(tmp_path, monkeypatch):
     run = fncb.fit(
         task,
         [torch.ones(1, 2)] * 3,
-        callbacks=checkpoint("runs/golden"),
-        resume=GOLDEN / "checkpoint-1.safetensors",
+        callbacks=[checkpoint("runs/golden"), *([ema(0.5)] if version == 2 else [])],
+        resume=GOLDEN / f"checkpoint-{version}.safetensors",
         max_epochs=2,
         compile=False,
         fast_dev_run=False,
