@@ -295,7 +295,7 @@ def _set_in(effect: Set, holder: dict[str, Any], path: str) -> None:
     """Sets a number among the values of `holder`, or, as in `betas.0`, in a tuple or list there."""
     name, _, index = path.partition(".")
     there = [key for key, value in holder.items() if _is_number(value) or isinstance(value, list | tuple)]
-    old = holder.get(name)
+    old: Any = holder.get(name)
     place = int(index) if index.isdigit() and isinstance(old, list | tuple) and int(index) < len(old) else None
     single = old if place is None else old[place]
     if (index and place is None) or not _is_number(single):

@@ -15,7 +15,8 @@ FLOORS = (
     # floor 1 in three, of which users know the last
     ("emitting", "fields"),
     ("step_hooks",),
-    ("callback", "schedules"),
+    ("callback",),
+    ("masking", "schedules"),
     ("callbacks",),
     # floor 3 in six: rooms that stand alone, what puts them together, what is made of those
     (

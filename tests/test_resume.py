@@ -141,7 +141,7 @@ def test_what_was_restored_from_where_and_what_was_rejected_is_one_line_and_a_va
         step=3,
         restored=(
             *("model", "control", "optimizer", "train_loaders", "val_loaders", "position", "training"),
-            *("step_state", "random", "callbacks"),
+            *("step_state", "remembered", "random", "callbacks"),
         ),
         added=("early_stop(val_loss)",),
         removed=("ema",),

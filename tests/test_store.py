@@ -333,10 +333,10 @@ def forge(path, old: bytes, new: bytes) -> None:
 
 
 def test_a_newer_format_says_who_wrote_it(checkpoint):
-    forge(checkpoint, b'"fncb_format":"2"', b'"fncb_format":"9"')
+    forge(checkpoint, b'"fncb_format":"3"', b'"fncb_format":"9"')
 
     for refuse in (store.read, store.read_header, store.verify):
-        with pytest.raises(ValueError, match="must be of format 2 or older, got format 9, written by fncb") as error:
+        with pytest.raises(ValueError, match="must be of format 3 or older, got format 9, written by fncb") as error:
             refuse(checkpoint)
         assert type(error.value) is ValueError
 
@@ -350,8 +350,8 @@ def test_a_newer_format_says_who_wrote_it(checkpoint):
         (b'"dtype":"F32"', b'"dtype":"Q32"'),
         (b'"data_offsets":[0,24]', b'"data_offsets":[9,24]'),
         (b'"layouts":', b'"latoyus":'),
-        (b'"fncb_format":"2"', b'"fncb_format":"x"'),
-        (b'"fncb_format":"2"', b'"fncb_format":"0"'),
+        (b'"fncb_format":"3"', b'"fncb_format":"x"'),
+        (b'"fncb_format":"3"', b'"fncb_format":"0"'),
     ],
 )
 def test_a_forged_header_is_refused(old, new, checkpoint):
@@ -368,7 +368,7 @@ def test_a_header_tells_the_plain_top_of_the_tree(checkpoint):
         "step": 3,
         "epoch": 1,
         "format": "fncb",
-        "version": 2,
+        "version": 3,
         "fncb": header["fncb"],
         "torch": torch.__version__,
     }

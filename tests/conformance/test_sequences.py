@@ -571,7 +571,7 @@ def test_predictions_reach_the_end_of_their_batch():
 
 # Exceptions, Ctrl-C and SIGTERM (section 0).
 
-ELSEWHERE = ("test", "predict", "exception", "keyboard", "teardown")
+ELSEWHERE = ("test", "predict", "exception", "keyboard", "teardown", "step_compiled", "probed")
 OF_FIT = [hook for hook in ev.HOOKS if not any(word in hook for word in ELSEWHERE)]
 OF_OTHERS = [
     *[("validate", hook) for hook in ev.HOOKS if "validation" in hook],

@@ -46,8 +46,9 @@ from fncb.tree import leaves
 SET_UP = ("on_init_start", "on_init_end", "setup", "on_configure_sharded_model", "on_load_checkpoint", "on_fit_start")
 SET_UP += ("on_train_start",)
 ENDS = ("on_train_end", "on_fit_end", "teardown", "on_exception", "on_keyboard_interrupt")
-ANSWERS = ("on_saved", "on_save_checkpoint", "on_stop_requested")
+ANSWERS = ("on_saved", "on_save_checkpoint", "on_stop_requested", "on_probed")
 IN_STEP = tuple(ev.hook_name(kind) for kind in ev.IN_STEP if kind not in (ev.TrainBatchStart, ev.TrainBatchEnd))
+IN_STEP += ("on_step_compiled",)  # which is of the process, and not of the run
 OF_FIT = tuple(name for name in ev.HOOKS if not name.startswith(("on_test", "on_predict")))
 PLACES = tuple(name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, *IN_STEP))
 """Hooks at which a run may be saved to go on in its middle: not in the step itself, not before or after it all."""
@@ -293,7 +294,7 @@ def plain(entry):
     fields = {
         field.name: getattr(entry, field.name)
         for field in attrs.fields(type(entry))
-        if not field.metadata.get("live") and field.name not in ("seconds", "bytes", "within")
+        if not field.metadata.get("live") and field.name not in ("seconds", "bytes", "within", "waited", "time")
     }
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
 

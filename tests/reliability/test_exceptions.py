@@ -282,12 +282,12 @@ def counts_in_step(hook=None, nth=0):
 
         return count
 
-    names = [name for name in attrs.fields_dict(StepHooks) if name != "init"]
+    names = [name for name in attrs.fields_dict(StepHooks) if name.startswith("on_")]
     init = {name: torch.zeros((), dtype=torch.int64) for name in names}
     return Callback(key="in_step", step=StepHooks(init=lambda _: init, **{name: counts(name) for name in names}))
 
 
-@pytest.mark.parametrize("hook", [name for name in attrs.fields_dict(StepHooks) if name != "init"])
+@pytest.mark.parametrize("hook", [name for name in attrs.fields_dict(StepHooks) if name.startswith("on_")])
 def test_an_exception_in_a_step_hook_keeps_nothing_of_its_batch(hook, record_property, capfd):
     def with_counts(folder, *fault):
         found = callbacks_in(CASE, folder)
