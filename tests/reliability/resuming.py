@@ -48,9 +48,9 @@ SET_UP += ("on_train_start",)
 ENDS = ("on_train_end", "on_fit_end", "teardown", "on_exception", "on_keyboard_interrupt")
 ANSWERS = ("on_saved", "on_save_checkpoint", "on_stop_requested", "on_probed")
 IN_STEP = tuple(ev.hook_name(kind) for kind in ev.IN_STEP if kind not in (ev.TrainBatchStart, ev.TrainBatchEnd))
-IN_STEP += ("on_step_compiled",)  # which is of the process, and not of the run
+COMPILED = "on_step_compiled"  # is of the process, and not of the run
 OF_FIT = tuple(name for name in ev.HOOKS if not name.startswith(("on_test", "on_predict")))
-PLACES = tuple(name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, *IN_STEP))
+PLACES = tuple(name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, *IN_STEP, COMPILED))
 """Hooks at which a run may be saved to go on in its middle: not in the step itself, not before or after it all."""
 
 
@@ -59,7 +59,7 @@ PLACES = tuple(name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS,
 
 def tally(key="tally"):
     """A callback that counts every event but those of setting up, of a sanity check, of saving and of the end."""
-    heard = [name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, "on_sanity_check_end")]
+    heard = [name for name in OF_FIT if name not in (*SET_UP, *ENDS, *ANSWERS, COMPILED, "on_sanity_check_end")]
 
     def counts(name):
         if name == "on_sanity_check_start":
