@@ -88,5 +88,6 @@ def problems() -> dict[str, Problem]:
 
 
 def loss(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Cross entropy; labels are classes, or, where a callback smooths them, probabilities."""
     inputs, labels = batch
-    return F.cross_entropy(model(inputs).flatten(0, -2), labels.flatten())
+    return F.cross_entropy(model(inputs).flatten(0, -2), labels if labels.is_floating_point() else labels.flatten())

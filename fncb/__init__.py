@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from fncb import callbacks as callbacks
     from fncb import effects as effects
     from fncb import events as events
+    from fncb.batch_fit import BatchSizeFound as BatchSizeFound
+    from fncb.batch_fit import batch_size_finder as batch_size_finder
     from fncb.callback import Callback as Callback
     from fncb.callback import EmptyState as EmptyState
     from fncb.callback import StepHooks as StepHooks
@@ -16,23 +18,41 @@ if TYPE_CHECKING:
     from fncb.callback import emit as emit
     from fncb.contents import inspect as inspect
     from fncb.data import batches as batches
+    from fncb.effects import Append as Append
     from fncb.effects import Apply as Apply
     from fncb.effects import Attach as Attach
+    from fncb.effects import Call as Call
+    from fncb.effects import CollectGarbage as CollectGarbage
     from fncb.effects import Delete as Delete
+    from fncb.effects import Examine as Examine
     from fncb.effects import Freeze as Freeze
+    from fncb.effects import HoldSchedules as HoldSchedules
+    from fncb.effects import KeepPredictions as KeepPredictions
+    from fncb.effects import Link as Link
     from fncb.effects import Log as Log
     from fncb.effects import LogHistogram as LogHistogram
     from fncb.effects import LogImage as LogImage
+    from fncb.effects import Measure as Measure
     from fncb.effects import Print as Print
+    from fncb.effects import Probe as Probe
+    from fncb.effects import RefreshBatchNorm as RefreshBatchNorm
+    from fncb.effects import Remember as Remember
     from fncb.effects import Render as Render
+    from fncb.effects import Rollback as Rollback
     from fncb.effects import Save as Save
+    from fncb.effects import ScaleLR as ScaleLR
+    from fncb.effects import Set as Set
     from fncb.effects import SetAccumulation as SetAccumulation
     from fncb.effects import SetLR as SetLR
     from fncb.effects import Skip as Skip
+    from fncb.effects import StartProfiler as StartProfiler
     from fncb.effects import Stop as Stop
     from fncb.effects import StopEpoch as StopEpoch
+    from fncb.effects import StopProfiler as StopProfiler
+    from fncb.effects import Transform as Transform
     from fncb.effects import Unfreeze as Unfreeze
     from fncb.effects import Validate as Validate
+    from fncb.effects import View as View
     from fncb.hindsight import history as history
     from fncb.hindsight import replay as replay
     from fncb.hindsight import whatif as whatif
@@ -42,8 +62,15 @@ if TYPE_CHECKING:
     from fncb.loop import predict as predict
     from fncb.loop import test as test
     from fncb.loop import validate as validate
+    from fncb.lr_range import LRFound as LRFound
+    from fncb.lr_range import lr_finder as lr_finder
+    from fncb.masking import masked as masked
+    from fncb.schedules import after as after
+    from fncb.schedules import between as between
+    from fncb.schedules import every as every
+    from fncb.schedules import first as first
+    from fncb.schedules import when as when
     from fncb.session import Session as Session
-    from fncb.sinks import csv as csv
     from fncb.snapshot import load_state_dict as load_state_dict
     from fncb.snapshot import state_dict as state_dict
     from fncb.task import Task as Task
@@ -52,15 +79,22 @@ if TYPE_CHECKING:
 
 # Where each public name lives: loaded when it is used, so that replaying a recording never loads torch.
 _ROOMS = {
+    "batch_fit": ("BatchSizeFound", "batch_size_finder"),
     "callback": ("Callback", "EmptyState", "StepHooks", "compose", "emit"),
     "contents": ("inspect",),
     "data": ("batches",),
     "effects": (
-        *("Apply", "Attach", "Delete", "Freeze", "Log", "LogHistogram", "LogImage", "Print", "Render", "Save"),
-        *("SetAccumulation", "SetLR", "Skip", "Stop", "StopEpoch", "Unfreeze", "Validate"),
+        *("Append", "Apply", "Attach", "Call", "CollectGarbage", "Delete", "Examine", "Freeze", "HoldSchedules"),
+        *("KeepPredictions", "Link", "Log", "LogHistogram", "LogImage", "Measure", "Print", "Probe"),
+        *("RefreshBatchNorm", "Remember", "Render", "Rollback", "Save", "ScaleLR", "Set", "SetAccumulation"),
+        *("SetLR", "Skip", "StartProfiler", "Stop", "StopEpoch", "StopProfiler", "Transform", "Unfreeze"),
+        *("Validate", "View"),
     ),
     "loop": ("Resumed", "Run", "fit", "predict", "test", "validate"),
     "hindsight": ("history", "replay", "whatif"),
+    "lr_range": ("LRFound", "lr_finder"),
+    "masking": ("masked",),
+    "schedules": ("after", "between", "every", "first", "when"),
     "session": ("Session",),
     "snapshot": ("load_state_dict", "state_dict"),
     "task": ("Task",),

@@ -81,8 +81,10 @@ class Control:
     def scale_lr(self, effect: ScaleLR, _: ev.Event) -> None:
         """Multiplies all learning rates."""
         for group in self._groups():
-            scaled = max(effect.min_lr, group["lr"] * effect.factor)
-            if scaled < group["lr"] - effect.eps or (effect.factor > 1 and scaled > group["lr"] + effect.eps):
+            was = float(group["lr"])
+            scaled = max(was * effect.factor, effect.min_lr)
+            change = scaled - was if effect.factor > 1 else was - scaled
+            if was >= effect.min_lr and change > effect.eps:  # as `ReduceLROnPlateau` compares, to the last bit
                 group["lr"] = scaled
 
     def hold_schedules(self, _: HoldSchedules, __: ev.Event) -> None:
@@ -152,9 +154,10 @@ class Control:
             names = [name for name in names if name not in self._of_norms()]
         self._track_statistics(names, True)
         for name in names:
+            was_frozen = not self.named[name].requires_grad
             self.named[name].requires_grad_(True)
             owner = next((i for i, each in enumerate(self.step.optimizers) if self._in(each, name)), None)
-            if owner is None or effect.lr is not None:
+            if owner is None or (was_frozen and effect.lr is not None):
                 by_optimizer.setdefault(self._owner(name) if owner is None else owner, []).append(name)
         for i, names in by_optimizer.items():
             optimizer = self.step.optimizers[i]
@@ -191,14 +194,14 @@ class Control:
             copy_into(who, {name: there[name] for name in out[0] if name in there}, out[0])
             copy_into(who, self.step.states, out[1])
 
-    def transform(self, effect: Transform, _: ev.Event) -> None:
+    def transform(self, effect: Transform, event: ev.Event) -> None:
         """Changes the model in place, and has the step compiled anew."""
         if effect.fn is None:
             raise ValueError(f"Transform {effect.name!r}: fn must be a function, got None.")
         before, parts = {name: id(p) for name, p in self.step.params.items()}, self._parts()
         effect.fn(self.step.model)
-        if self._parts() == parts:
-            return  # an attribute at most, which graphs look at
+        if self._parts() == parts or type(event) is ev.FitEnd:
+            return  # an attribute at most, which graphs look at; or nothing is trained any more
         self.named = dict(self.step.model.named_parameters())
         lost = [name for name, p in before.items() if name not in self.named or id(self.named[name]) != p]
         if lost:
@@ -297,10 +300,11 @@ def _set_in(effect: Set, holder: dict[str, Any], path: str) -> None:
     there = [key for key, value in holder.items() if _is_number(value) or isinstance(value, list | tuple)]
     old: Any = holder.get(name)
     place = int(index) if index.isdigit() and isinstance(old, list | tuple) and int(index) < len(old) else None
-    single = old if place is None else old[place]
+    single: Any = old if place is None else old[place]
     if (index and place is None) or not _is_number(single):
         raise ValueError(f"Set: {effect.setting!r} must name a number, got {single!r}. There are {sorted(there)}.")
-    value = type(single)(effect.value)
+    whole = isinstance(single, int) and float(effect.value).is_integer()
+    value = int(effect.value) if whole else float(effect.value)  # torch's defaults are ints such as `weight_decay=0`
     holder[name] = value if place is None else type(old)([*old[:place], value, *old[place + 1 :]])
 
 

@@ -43,12 +43,14 @@ class Save(Effect):
       within: a folder that the file must be in, symbolic links followed; None for anywhere.
       background: whether training goes on while it is written, from a copy in memory; `Saved` comes later then.
       weights_only: whether the file holds the model's weights and nothing to go on from.
+      starting_version: the n of the first suffix `-v<n>`, where the name is taken.
     """
 
     path: str
     within: str | None = None
     background: bool = False
     weights_only: bool = False
+    starting_version: int = attrs.field(default=1, repr=False)
 
 
 @attrs.frozen
@@ -74,9 +76,14 @@ class Delete(Effect):
 
 @attrs.frozen
 class Log(Effect):
-    """Send `metrics` to the sinks and add them to the metrics of the events that follow."""
+    """Send `metrics` to the sinks and add them to the metrics of the events that follow.
+
+    With `only_to_sinks` they join no events: that is for many numbers that no callback decides by, as each event would
+    carry and record them all.
+    """
 
     metrics: Mapping[str, float]
+    only_to_sinks: bool = attrs.field(default=False, repr=False)
 
 
 @attrs.frozen
@@ -124,7 +131,7 @@ class Set(Effect):
       setting: `lr`, `accumulate_grad_batches`, `optimizer.<name>` (a setting of every parameter group, such as
         `optimizer.weight_decay` or `optimizer.betas.0`), `model.<path>` (an attribute of a submodule, such as
         `model.dropout.p`), or `step_state.<key>.<path>`, a 0-d tensor that a callback keeps.
-      value: what it is set to, as the type that the setting has.
+      value: what it is set to: as an int where an int was and it is a whole number.
     """
 
     setting: str
@@ -194,7 +201,8 @@ class Unfreeze(Effect):
     """Train the parameters whose names match `pattern` again.
 
     With `lr` they get a parameter group of their own; without, they go back to theirs, or, where they have none, to a
-    new one with the rate of the first. With `train_bn` False, the parameters of batch normalisation stay as they are.
+    new one with the rate of the first. Those that are trained already stay in their group. With `train_bn` False, the
+    parameters of batch normalisation stay as they are.
     """
 
     pattern: str
@@ -220,7 +228,8 @@ class Apply(Effect):
 class Transform(Effect):
     """Change the model in place: `fn(model)` swaps submodules or sets attributes of them. The step is compiled anew.
 
-    The names and tensors of what is trained stay. `name` is for the record.
+    The names and tensors of what is trained stay; at `on_fit_end`, when nothing is trained any more, they may go.
+    `name` is for the record.
     """
 
     name: str
@@ -276,11 +285,12 @@ class Examine(Effect):
     """Have a function look at the model: what it returns, effects such as `Log` and `LogImage`, is carried out.
 
     `fn(model, event, step_state)` is given arguments as for `Measure`. What it draws from generators leaves those of
-    the run as they were. `name` is for the record.
+    the run as they were. `name` is for the record. With `eval_mode` False each module is in the mode that it is in.
     """
 
     name: str
     fn: Callable[..., Any] | None = _live()
+    eval_mode: bool = attrs.field(default=True, repr=False)
 
 
 @attrs.frozen
@@ -306,8 +316,8 @@ class Probe(Effect):
     Attributes:
       what: "device" (memory and use of the accelerator; of the CPU with the argument True), "optimizer" (momentum and
         weight decay of the parameter groups), "file" (whether the path that is the argument exists: answered if it
-        does) or "flops" (floating-point operations of a training step on the batch under way: answered if they can be
-        counted).
+        does) or "flops" (floating-point operations of a training step on the batch under way, answered if they can be
+        counted, and as "available_flops" how many the device could make a second, if it is known).
       argument: plain data.
       key: the callback's, which is filled in.
     """
@@ -363,6 +373,7 @@ class Render(Effect):
       done: whether this part is over, so that where there is no terminal its line is printed.
       style: what draws it: "rich" or "tqdm".
       options: for that, by name.
+      part_of: the label of what it is a part of, such as a validation of its epoch; a part has no line of its own.
       metrics: live, so that a value is read only if it is shown.
       renderer: live, what draws it instead: an object with `render(effect, event)` and `close()`.
     """
@@ -373,6 +384,7 @@ class Render(Effect):
     done: bool = False
     style: Literal["rich", "tqdm"] = "rich"
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    part_of: str | None = None
     metrics: Mapping[str, float] | None = _live()
     renderer: Any = _live()
 

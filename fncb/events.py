@@ -217,10 +217,14 @@ class StepCompiled(Event):
 
 @attrs.frozen(kw_only=True, slots=False)
 class Probed(Event):
-    """A `Probe` is answered: `what` was asked for by the callback `key`, and `metrics` is what was found."""
+    """A `Probe` is answered: `what` was asked for by the callback `key`, and `metrics` is what was found.
+
+    `at` is the hook at which it was asked for, whose event came right before.
+    """
 
     what: str = ""
     key: str = ""
+    at: str = ""
     metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
 
 

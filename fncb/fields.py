@@ -20,6 +20,48 @@ def must_be_callable(who: str, name: str, value: Any) -> None:
         raise TypeError(f"{who}: {name} must be a function, got {value!r}.")
 
 
+def must_be_int(who: str, name: str, value: Any, least: int, unit: str = "") -> None:
+    """Raises `TypeError` unless a value is an int, and `ValueError` below `least`; `unit` is what it counts."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < least:
+        at_least = f"{least} {unit}" if unit else f"{least}"
+        raise (ValueError if is_int else TypeError)(f"{who}: {name} must be {at_least} or more, got {value!r}.")
+
+
+def must_be_number(who: str, name: str, value: Any, interval: str) -> None:
+    """Raises `TypeError` unless a value is a number, and `ValueError` if it is NaN or outside of an interval.
+
+    Example:
+      >>> must_be_number("ema", "decay", 1.0, "[0, 1)")
+      Traceback (most recent call last):
+      ValueError: ema: decay must be a number in [0, 1), got 1.0.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    least, most = map(float, interval[1:-1].split(","))
+    edges = (*[least] * (interval[0] == "["), *[most] * (interval[-1] == "]"))
+    if not is_number or not (least < value < most or value in edges):
+        error = ValueError if is_number else TypeError
+        raise error(f"{who}: {name} must be a number in {interval}, got {value!r}.")
+
+
+def hook_called(who: str, name: str) -> str:
+    """The hook that a name means, with or without its `on_`.
+
+    Raises:
+      ValueError: if there is none, with the one that was probably meant.
+
+    Example:
+      >>> hook_called("on", "train_end"), hook_called("on", "on_train_end"), hook_called("on", "setup")
+      ('on_train_end', 'on_train_end', 'setup')
+    """
+    for meant in (name, f"on_{name}"):
+        if meant in ev.HOOKS:
+            return meant
+    close = difflib.get_close_matches(f"on_{name.removeprefix('on_')}", ev.HOOKS, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"There are {', '.join(ev.HOOKS)}."
+    raise ValueError(f"{who}: it must be the name of a hook, got {name!r}. {hint}")
+
+
 def refuse_unknown(cls: type, who: str, fields: Mapping[str, Any]) -> None:
     """Raises `TypeError` for a field that the record has not, with the one that was probably meant."""
     known = [field.name for field in attrs.fields(cls) if field.init]

@@ -2,14 +2,17 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fncb import store
+from fncb.bars.lines import show
+from fncb.bars.rich import RichBar
+from fncb.bars.tqdm import TqdmBar
 from fncb.callback import Callback
 from fncb.disk import make_directories
 from fncb.effects import Append, Call, Delete, Effect, Link, Print, Render
@@ -22,73 +25,48 @@ Handler = Callable[[Any, Event], Event | Iterable[Effect] | None]
 
 
 class Screen:
-    """What `Render` and `Print` are shown on: a live bar on a terminal, plain lines elsewhere."""
+    """What `Render` and `Print` are shown on: live bars on a terminal, plain lines elsewhere.
+
+    What draws is chosen by the first `Render`; one with a renderer of its own is that one's alone.
+    """
 
     def __init__(self, console: Console | None = None):
-        self._console = console or Console(file=sys.stdout, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}  # what is under way, by label
+        self._console = console or Console(file=sys.stdout)
+        self._bar: RichBar | TqdmBar | None = None
+        self._renderers: dict[int, Any] = {}  # callbacks' own
 
     def render(self, effect: Render, event: Event) -> None:
         """Moves a bar; when its part is done, its line is printed, above what bars there are."""
-        if self._console.is_terminal:
-            self._draw(effect)
-        if effect.done:
-            self.say(_line(effect, event))
-
-    def _draw(self, effect: Render) -> None:
+        if effect.renderer is not None:
+            self._renderers[id(effect.renderer)] = effect.renderer
+            effect.renderer.render(effect, event)
+            return
         if self._bar is None:
-            self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-                TextColumn("{task.fields[metrics]}"),
-                console=self._console,
-                auto_refresh=False,
-                transient=True,
-            )
-            self._bar.start()
-        if effect.done:  # with it go the bars of its parts, such as a validation
-            for task in self._tasks.values():
-                self._bar.remove_task(task)
-            self._tasks.clear()
-        else:
-            shown = format_metrics(effect.metrics or {})  # waits for the device, as often as the bar is drawn
-            if effect.label not in self._tasks:
-                self._tasks[effect.label] = self._bar.add_task(effect.label, total=effect.total, metrics=shown)
-            task = self._tasks[effect.label]
-            self._bar.update(task, completed=effect.completed, total=effect.total, metrics=shown)
-        self._bar.refresh()
+            self._bar = _chosen(effect.style)(self._console, **effect.options)
+        self._bar.render(effect, event)
 
     def say(self, text: str, rich: Any = None) -> None:
         """Prints text, or what a terminal shows in its place, above the bar if there is one."""
-        self._console.print(
-            rich if rich is not None and self._console.is_terminal else text, markup=False, highlight=False
-        )
+        if self._bar is None:
+            show(self._console, text, rich)
+        else:
+            self._bar.say(text, rich)
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Leaves the terminal as it was, and closes each renderer once."""
+        closes = [*self._renderers.values(), *([self._bar] if self._bar else [])]
+        self._bar, self._renderers = None, {}
+        with ExitStack() as closing:  # all of them, whatever one raises
+            for each in closes:
+                closing.callback(each.close)
 
 
-def _line(effect: Render, event: Event) -> str:
-    of = f"/{effect.total}" if effect.total is not None else ""
-    metrics = format_metrics(effect.metrics or {})
-    line = f"{effect.label}: {effect.completed}{of} batches, step {event.step}, {event.seconds:.1f} s"
-    return f"{line}, {metrics}" if metrics else line
-
-
-def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Metrics as people read them.
-
-    Example:
-      >>> format_metrics({"loss": 0.123456, "skipped": 0.0, "lr": 0.00001})
-      'loss 0.1235  skipped 0  lr 1e-05'
-    """
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+def _chosen(style: str) -> type[RichBar | TqdmBar]:
+    if style == "rich":
+        return RichBar
+    if style == "tqdm":
+        return TqdmBar
+    raise ValueError(f"Render: style must be 'rich' or 'tqdm', got {style!r}. Another way to draw is a `renderer`.")
 
 
 def refuse_what_nobody_does(

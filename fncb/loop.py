@@ -12,11 +12,12 @@ import torch
 from fncb import events as ev
 from fncb.callback import Callback, compose
 from fncb.control import Control
-from fncb.effects import KeepPredictions
+from fncb.effects import KeepPredictions, Probe
 from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, evaluate, flat, predictions
 from fncb.loaders import Loaders
 from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
+from fncb.probes import probing
 from fncb.rates import Rates
 from fncb.resume import Resumed as Resumed
 from fncb.rewinding import Rewind
@@ -204,6 +205,8 @@ def fit(
         resumed = None  # before the first event, so that states and recording go on in one line
         if resume is not None:
             resumed = go_on("fit", resume, session, task.model, weights_only, strict)
+            if weights_only:
+                step.begin_states_anew()
         if resumed is not None and at.is_amid and not allow_inexact_resume:
             train_loaders.must_go_on_exactly(at.epoch, at.batches)
         set_up("fit", fire, session, resumed, signals, fast_dev_run=trial)
@@ -373,7 +376,7 @@ def _pass(
     task = with_precision(task, checked(the.stage, precision), where)
     objects = {"model": task.model}
     sight, keepers = Sight(task.model), [keep]
-    carried_out = of_other_stages(the.stage) | sight.carries_out()
+    carried_out = of_other_stages(the.stage) | sight.carries_out() | {Probe: probing(where)}
     if the is PREDICTION:
         carried_out[KeepPredictions] = lambda _, event: keepers.append(True)
     session = Session(

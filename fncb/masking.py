@@ -19,8 +19,9 @@ def masked(callback: Callback[Any], pattern: str | tuple[str, ...]) -> Callback[
     """The callback, whose step half is given the matching parameters only, as if there were no others.
 
     Of parameters, gradients and buffers it sees those whose names match; all others stay as they are. What it publishes
-    gets the pattern after a slash: `grad_norm/encoder.*`. Loss, batch and the host half are as before. To use the same
-    callback for several patterns, give each a `key`.
+    gets the pattern after a slash: `grad_norm/encoder.*`. Loss, batch and the host half are as before. Where several
+    optimizers take turns, it is not heard in the turn of one that moves none of them; nor while all are frozen. To use
+    the same callback for several patterns, give each a `key`.
 
     Args:
       callback: one with a step half, such as `clip_grad_norm`, `ema` or `grad_noise`.
@@ -63,15 +64,17 @@ def _masked_step(key: str, patterns: tuple[str, ...], step: StepHooks[Any]) -> S
         return {name: each for name, each in named.items() if any(fnmatchcase(name, p) for p in patterns)}
 
     def init(params: Params) -> Any:
-        found = mine(params)
-        if not found:
+        found, frozen = mine(params), tuple(mine(dict.fromkeys(getattr(params, "frozen", ()))))
+        if not found and not frozen:
             raise ValueError(
                 f"masked: {patterns} must match a parameter for {key}, got none. There are {list(params)}."
             )
-        return step.init(NamedParams(found, mine(getattr(params, "buffers", {}))))
+        return step.init(NamedParams(found, mine(getattr(params, "buffers", {})), frozen))
 
     def around_gradient(gradient: Gradient, params: Params) -> Params:
         assert step.around_gradient is not None
+        if not mine(params):
+            return gradient(params)
         made: list[Params] = []
 
         def of_mine(there: Params) -> Params:
@@ -85,6 +88,8 @@ def _masked_step(key: str, patterns: tuple[str, ...], step: StepHooks[Any]) -> S
         def restricted(state: Any, event: Any) -> Emit[Any]:
             given = {name: getattr(event, f"_{name}", None) for name in _BY_NAME}
             given = {name: value for name, value in given.items() if isinstance(value, Mapping)}
+            if "params" in given and not mine(given["params"]):
+                return Emit(state)
             out = hook(state, attrs.evolve(event, **{name: mine(value) for name, value in given.items()}))
             out = out if type(out) is Emit else Emit(out)
             replaced = dict(out.replaced)

@@ -1,6 +1,7 @@
 """Metric values that stay on the device until somebody reads one."""
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -93,6 +94,19 @@ class Metrics(Mapping[str, float]):
 
     def __eq__(self, other: object) -> bool:
         return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
+
+
+def read_pending(metrics: Iterable[Metrics]) -> None:
+    """Moves what is pending from the device: one transfer for all vectors that are alike."""
+    alike: dict[Any, list[Metrics]] = defaultdict(list)
+    for each in metrics:
+        if (vector := each.pending) is not None:
+            alike[vector.shape, vector.dtype, vector.device].append(each)
+    for group in alike.values():
+        import torch  # is loaded already: it made the vectors
+
+        for each, values in zip(group, torch.stack([each.pending for each in group]).tolist(), strict=True):
+            each.resolve(values)
 
 
 def joined(*parts: Metrics) -> Metrics:

@@ -23,13 +23,17 @@ def state_tensors(optimizer: Optimizer) -> list[dict[str, Tensor]]:
 
 
 def named_groups(optimizers: list[Optimizer]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Parameter groups as `lr-AdamW`, or `lr-AdamW/pg1` and so on where there are several; a second is `lr-AdamW-1`."""
+    """Parameter groups as `lr-AdamW`, or `lr-AdamW/pg1` and so on where there are several; a second is `lr-AdamW-1`.
+
+    A group that has a `name` is called by it: `lr-AdamW/head`.
+    """
     kinds = [type(optimizer).__name__ for optimizer in optimizers]
     for i, (kind, optimizer) in enumerate(zip(kinds, optimizers, strict=True)):
         earlier = kinds[:i].count(kind)
         name, groups = f"lr-{kind}-{earlier}" if earlier else f"lr-{kind}", optimizer.param_groups
         for j, group in enumerate(groups, 1):
-            yield (name if len(groups) == 1 else f"{name}/{group.get('name', f'pg{j}')}"), group
+            own = group.get("name") or (f"pg{j}" if len(groups) > 1 else None)
+            yield (name if own is None else f"{name}/{own}"), group
 
 
 def other_rates(optimizers: list[Optimizer]) -> dict[str, float]:

@@ -235,6 +235,9 @@ def after_update(
 ) -> None:
     """Ends a turn: the hooks after the update, the means, and what it skipped is put back."""
     turn, skip = held["carry"]["turns"][part.index], scratch.skip
+    if skip is not None:  # before a hook sees buffers of a window whose last batch is left out
+        for name, was in scratch.buffers.items():
+            held["buffers"][name].copy_(torch.where(skip, was, held["buffers"][name]))
     for name, total in scratch.window.items():
         held["carry"]["grads"][name].copy_(torch.zeros_like(total) if part.update else total)
     if scratch.counted is not None:
@@ -260,8 +263,6 @@ def after_update(
     if skip is not None:
         values = torch.where(skip, torch.zeros_like(values), values)
         weight = (~skip).to(turn["weight"].dtype) * size
-        for name, was in scratch.buffers.items():
-            held["buffers"][name].copy_(torch.where(skip, was, held["buffers"][name]))
         scratch.skips.append(skip)
     sums.add_(values)
     turn["weight"].add_(weight)

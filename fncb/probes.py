@@ -8,22 +8,30 @@ from typing import Any
 import torch
 
 from fncb.effects import Probe
-from fncb.events import Event, Probed
+from fncb.events import Event, Probed, hook_name
 from fncb.interpret import Handler
 
 Answers = Callable[[Any, Event], Mapping[str, float] | None]
 """Given an argument and the event, finds something out; None is no answer."""
 
 
-def probing(**more: Answers) -> Handler:
-    """Carries out `Probe`; `more` are facts that only the loop around knows, by name.
+def probing(where: torch.device | None = None, **more: Answers) -> Handler:
+    """Carries out `Probe`.
+
+    Args:
+      where: the device that the run is on; None is the accelerator, or the CPU if there is none.
+      **more: facts that only the loop around knows, by name.
 
     Example:
       >>> probe = probing(optimizer=lambda argument, event: {"momentum": 0.5})
       >>> probe(Probe("optimizer", key="a"), Event(step=3)).metrics
       {'momentum': 0.5}
     """
-    known: dict[str, Answers] = {"device": device_stats, "file": file_is_there, **more}
+    known: dict[str, Answers] = {
+        "device": lambda cpu, _: device_stats(cpu, where),
+        "file": lambda path, _: {} if Path(path).exists() else None,
+        **more,
+    }
 
     def probe(effect: Probe, event: Event) -> Probed | None:
         if effect.what not in known:
@@ -32,31 +40,28 @@ def probing(**more: Answers) -> Handler:
         if found is None:
             return None
         counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
-        return Probed(**counters, what=effect.what, key=effect.key or "", metrics=found)
+        at = hook_name(type(event))
+        return Probed(**counters, what=effect.what, key=effect.key or "", at=at, metrics=found)
 
     return probe
 
 
-def file_is_there(path: Any, event: Event) -> Mapping[str, float] | None:
-    """An empty answer if there is such a file."""
-    return {} if Path(path).exists() else None
+def device_stats(cpu: Any = None, where: torch.device | None = None) -> dict[str, float]:
+    """Memory and use of a device; of the CPU too if asked for, or if `cpu` is None and there is nothing else.
 
-
-def device_stats(cpu: Any, event: Event) -> dict[str, float]:
-    """Memory and use of the accelerator; of the CPU too if asked for, or if there is nothing else.
-
-    What the accelerator has allocated is counted on the host, so nothing waits for it.
+    What an accelerator has allocated is counted on the host, so nothing waits for it. What is not known of it is left
+    out: a monitor stops no run.
 
     Raises:
       ModuleNotFoundError: for the CPU, without psutil.
     """
     found: dict[str, float] = {}
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is not None:
-        found |= {name: float(value) for name, value in torch.accelerator.memory_stats().items()}
-        if accelerator.type == "cuda":
-            found |= _cuda_use()
-    if cpu or (cpu is None and accelerator is None):
+    if where is None and torch.accelerator.is_available():
+        where = torch.accelerator.current_accelerator()
+    kind = "cpu" if where is None else where.type
+    if kind != "cpu":
+        found |= _allocated() | (_cuda_use() if kind == "cuda" else {})
+    if cpu or (cpu is None and kind == "cpu"):
         psutil = _psutil()
         found["cpu_percent"] = psutil.cpu_percent()
         found["cpu_vm_percent"] = psutil.virtual_memory().percent
@@ -64,11 +69,21 @@ def device_stats(cpu: Any, event: Event) -> dict[str, float]:
     return found
 
 
-def _cuda_use() -> dict[str, float]:
+def _allocated() -> dict[str, float]:
     try:
-        return {"gpu_percent": float(torch.cuda.utilization()), "gpu_celsius": float(torch.cuda.temperature())}
-    except ModuleNotFoundError:  # nvidia-ml-py, which not everybody has
+        return {name: float(value) for name, value in torch.accelerator.memory_stats().items()}
+    except RuntimeError:  # an accelerator whose allocator does not count, as Apple's in some versions of torch
         return {}
+
+
+def _cuda_use() -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, ask in (("gpu_percent", torch.cuda.utilization), ("gpu_celsius", torch.cuda.temperature)):
+        try:
+            found[name] = float(ask())
+        except Exception:  # without nvidia-ml-py, or of a part of a device; each driver has errors of its own
+            continue
+    return found
 
 
 @cache

@@ -1,12 +1,12 @@
 """Profiles of a stretch of a run, written as traces."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
-from fncb import store
 from fncb.disk import make_directories
 from fncb.effects import Effect, StartProfiler, StopProfiler
 from fncb.events import Event
@@ -45,6 +45,16 @@ class Profiler:
             return
         running.stop()
         make_directories(self._path.parent)
-        path = store.free_name(self._path)
+        path = _free(self._path)
         running.export_chrome_trace(str(path))
         log.info("fncb: the trace of the profile is %s", path)
+
+
+def _free(path: Path) -> Path:
+    """The path itself, or with `-v1`, `-v2`, ... before its suffix, which may be `.json.gz`, if the name is taken."""
+    name, suffix, zipped = path.name.rpartition(".json") if ".json" in path.name else (path.stem, path.suffix, "")
+    free, attempt = path, 0
+    while os.path.lexists(free):
+        attempt += 1
+        free = path.with_name(f"{name}-v{attempt}{suffix}{zipped}")
+    return free

@@ -9,7 +9,6 @@ first line of each resume, which says `after` how many events and effects it goe
 import logging
 import os
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
@@ -21,7 +20,8 @@ import msgspec
 
 from fncb.disk import make_directories
 from fncb.effects import Effect
-from fncb.events import Event, Metrics
+from fncb.events import Event
+from fncb.metrics import read_pending
 from fncb.notation import Notation, notation_named, notation_of, write_all
 
 FORMAT = 1
@@ -167,7 +167,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Writes what is held back."""
-        _read_pending(values[notation.metrics] for notation, values in self._buffer if notation.metrics is not None)
+        read_pending(values[notation.metrics] for notation, values in self._buffer if notation.metrics is not None)
         self._append(write_all(self._buffer))
         self._written += len(self._buffer)
         self._buffer.clear()
@@ -231,19 +231,6 @@ def _create(path: Path) -> tuple[Path, Any]:
         except FileExistsError:
             continue
     raise AssertionError("count() does not end")
-
-
-def _read_pending(metrics: Iterable[Metrics]) -> None:
-    """Moves what is pending from the device: one transfer for all vectors that are alike."""
-    alike: dict[Any, list[Metrics]] = defaultdict(list)
-    for each in metrics:
-        if (vector := each.pending) is not None:
-            alike[vector.shape, vector.dtype, vector.device].append(each)
-    for group in alike.values():
-        import torch  # is loaded already: it made the vectors
-
-        for each, values in zip(group, torch.stack([each.pending for each in group]).tolist(), strict=True):
-            each.resolve(values)
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, bytes, int, int]]:

@@ -58,7 +58,7 @@ class Resumed:
         return f"going on from {self.path}: epoch {self.epoch}, step {self.step}{told}"
 
 
-def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
+def find(who: str, resume: str | Path, callbacks: Callback[Any], to_go_on: bool = True) -> Latest:
     """The checkpoint that `resume` means, verified unless it is named, and those that were passed over for it.
 
     Args:
@@ -66,9 +66,10 @@ def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
       resume: a checkpoint; a directory, whose newest is meant; "last", the newest in the directories of all
         `checkpoint` callbacks, or none; "best", the one with the best score in that of the first with a `monitor`.
       callbacks: where those are.
+      to_go_on: whether files that hold weights alone will not do: they are passed over, unless one is named.
 
     Raises:
-      ValueError: if there is none, unless "last" is meant.
+      ValueError: if there is none, unless "last" is meant; if one that is named will not do.
       FileNotFoundError: if a path is not there.
     """
     if resume not in ("last", "best"):
@@ -78,7 +79,9 @@ def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
                 f'{who}: resume must be a checkpoint, a directory, "last" or "best", got {str(resume)!r}, which is not '
                 "there."
             )
-        found = _warned(store.latest(path)) if path.is_dir() else Latest(path)
+        if to_go_on and not path.is_dir():
+            store.must_be_whole(path, store.read_header(path))
+        found = _warned(store.latest(path, to_go_on=to_go_on)) if path.is_dir() else Latest(path)
         if found.path is None:
             raise ValueError(
                 f"{who}: resume must be a checkpoint or a directory with one, got {str(resume)!r} without any."
@@ -91,9 +94,9 @@ def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
         needed = "checkpoint(...)" if resume == "last" else "checkpoint(..., monitor=...)"
         raise ValueError(f'{who}: resume="{resume}" needs a {needed} callback, got none. Pass a path.')
     if resume == "best":
-        return _best(who, writing[0])
+        return _best(who, writing[0], to_go_on)
     directories = [Path(part.config["dirpath"]) for part in writing]
-    found = [_warned(store.latest(directory)) for directory in dict.fromkeys(directories)]
+    found = [_warned(store.latest(directory, to_go_on=to_go_on)) for directory in dict.fromkeys(directories)]
     paths = [each.path for each in found if each.path is not None]
     if not paths:
         log.warning("fncb: no checkpoint yet in %s; starting from the beginning", ", ".join(map(str, directories)))
@@ -101,7 +104,7 @@ def find(who: str, resume: str | Path, callbacks: Callback[Any]) -> Latest:
     return Latest(newest, tuple(rejected for each in found for rejected in each.rejected))
 
 
-def _best(who: str, part: Callback[Any]) -> Latest:
+def _best(who: str, part: Callback[Any], to_go_on: bool) -> Latest:
     directory, monitor = Path(part.config["dirpath"]), part.config["monitor"]
     sign = 1.0 if part.config.get("mode", "min") == "min" else -1.0
     paths, rejected = store.survey(directory)
@@ -113,6 +116,8 @@ def _best(who: str, part: Callback[Any]) -> Latest:
             scored.append((sign * score, path))
     for _, path in sorted(scored, key=lambda each: each[0]):
         try:
+            if to_go_on:
+                store.must_be_whole(path, store.read_header(path))
             store.verify(path)
         except (ValueError, OSError) as error:
             rejected.append(Rejected(path, str(error)))

@@ -17,7 +17,7 @@ class Rewind:
     """Carries out `Remember` and `Rollback`; saved, so that a resumed run goes back to the same copy.
 
     Args:
-      step: whose parameters, buffers, optimizer states and step states are kept.
+      step: whose parameters, buffers, optimizer states and step states are kept, but for those that last.
     """
 
     def __init__(self, step: Step):
@@ -63,7 +63,9 @@ class Rewind:
                 (p for group in each.param_groups for p in group["params"]), opt.state_tensors(each), strict=True
             )
         }
-        tree = {"params": params, "buffers": dict(step.model.named_buffers()), "states": step.states, **moments}
+        lasting = frozenset() if step.hooks is None else step.hooks.lasting
+        states = {key: state for key, state in step.states.items() if key not in lasting}
+        tree = {"params": params, "buffers": dict(step.model.named_buffers()), "states": states, **moments}
         return dict(leaves(tree))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -51,6 +51,9 @@ class Predicate:
     def __invert__(self) -> Predicate:
         return Predicate(f"~{self.name}", lambda event: self.holds(event) ^ True, self.in_step)  # `not` takes no tensor
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self.name}: it must be combined with &, | or ~, got and, or, not, or a condition.")
+
     def __repr__(self) -> str:
         return self.name
 
@@ -185,8 +188,8 @@ def when(predicate: Callable[[Any], Any], callback: Callback[Any] | Iterable[Cal
 
     Raises:
       TypeError: if the predicate is not callable.
-      ValueError: if the callback's step half cannot be left out of some steps: for a predicate on seconds, or around the
-        gradient.
+      ValueError: if the callback's step half cannot be left out of some steps: for a predicate on seconds, or around
+        the gradient; with the first batch, if it replaces something by what has another shape or dtype.
 
     Example:
       >>> from fncb.events import TrainBatchEnd
@@ -207,8 +210,9 @@ def _restricted(predicate: Callable[[Any], Any], callback: Callback[Any]) -> Cal
         return lambda state, event: hook(state, event) if predicate(event) else state
 
     hooks = {name: getattr(callback, name) for name in hook_names(callback) if ev.HOOKS[name] not in _ALWAYS}
-    shown = predicate if isinstance(predicate, Predicate) else getattr(predicate, "__qualname__", repr(predicate))
-    config = {**callback.config, "when": str(shown)}
+    shown = predicate.name if isinstance(predicate, Predicate) else getattr(predicate, "__qualname__", repr(predicate))
+    inner = callback.config.get("when")
+    config = {**callback.config, "when": shown if inner is None else f"{shown} & {inner}"}
     step = callback.step and _restricted_step(predicate, callback.key, callback.step)
     return attrs.evolve(callback, config=config, step=step, **{name: guarded(hook) for name, hook in hooks.items()})
 
@@ -227,6 +231,14 @@ def _restricted_step(predicate: Any, key: str, step: StepHooks[Any]) -> StepHook
             out = out if type(out) is Emit else Emit(out)
 
             def chosen(new: Any, old: Any) -> Any:
+                if not hasattr(old, "dtype"):
+                    return old  # a batch may hold more than tensors
+                was, now = (tuple(old.shape), old.dtype), (tuple(new.shape), new.dtype)
+                if was != now:
+                    raise ValueError(
+                        f"when: what {key} changes must keep shape and dtype, got {now} instead of {was}. The step "
+                        "is one function for all batches: give them their new form in a callback before it."
+                    )
                 return torch.where(torch.as_tensor(holds, device=old.device), new, old)
 
             replaced = dict(out.replaced)

@@ -129,9 +129,11 @@ class Session:
         tell_what_nobody_shows(self.callbacks, self._sinks)
 
     def __enter__(self) -> "Session":
+        self._sinks.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        self._sinks.failed = error is not None
         self.close()
 
     def close(self) -> None:
@@ -232,8 +234,9 @@ class Session:
                 answers.append(answer)
             elif answer:
                 answers += self._carry_out(tuple(answer), event)
-        if saves:  # last, so that a checkpoint holds what the other effects changed
-            answers += self._save(saves, event)
+        if saves:  # last, so that a checkpoint holds what the other effects changed, and their answers
+            self._answer(answers)
+            answers = self._save(saves, event)
         return answers
 
     def _save(self, saves: list[Save], event: ev.Event) -> list[ev.Event]:
@@ -246,7 +249,8 @@ class Session:
             )
             return []
         answers: list[ev.Event] = []
-        named = [{"path": str(store.free_name(save.path)), "requested": save.path} for save in saves]
+        free = [store.free_name(save.path, save.starting_version) for save in saves]
+        named = [{"path": str(path), "requested": save.path} for path, save in zip(free, saves, strict=True)]
         for save, saving in zip(saves, named, strict=True):
             self.settle()  # one at a time
             self._saving = named
@@ -328,7 +332,8 @@ class Session:
         return ev.StopRequested(epoch=event.epoch, step=event.step, seconds=event.seconds, reason=effect.reason)
 
     def _log(self, effect: Log, event: ev.Event) -> None:
-        self.logged.update(effect.metrics)
+        if not effect.only_to_sinks:
+            self.logged.update(effect.metrics)
         self._sinks.log(ev.Metrics(effect.metrics), event)
 
     @contextmanager
@@ -380,6 +385,7 @@ class Session:
           ValueError: if a model, a callback's state or the kind of another object does not fit, naming all that does
             not; nothing was changed then.
         """
+        store.must_be_whole("a snapshot", snapshot)
         saved = snapshot["callbacks"]
         state = load_state_dict(self.callbacks, saved, strict=False)
         there = [name for name in self.objects if name in snapshot]

@@ -1,7 +1,7 @@
 """What callbacks see of the model: as it is, or for the length of a pass with other weights."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ class Sight:
         """Has a function look at the model; gives the effects that it returned."""
         before = random_state()
         try:
-            with torch.no_grad(), eval_mode(self.model):
+            with torch.no_grad(), eval_mode(self.model) if effect.eval_mode else nullcontext():
                 found = _called(effect, self.model, event, self._step_states())
         finally:
             set_random_state(before)

@@ -103,11 +103,11 @@ def go_on(
     who: str, resume: str | Path, session: Session, model: nn.Module, weights_only: bool = False, strict: bool = True
 ) -> Resumed | None:
     """Loads the checkpoint that `resume` means, and says in one log line what that came to; None if there is none."""
-    found = find(who, resume, session.callbacks)
+    found = find(who, resume, session.callbacks, to_go_on=who == "fit" and not weights_only)
     if found.path is None:
         return None
     snapshot = store.read(found.path)
-    if not weights_only:
+    if not weights_only and "weights_only" not in snapshot:
         told = session.load(snapshot)
         if who != "fit":
             told["left_out"] = ()  # it wants no more
@@ -116,6 +116,8 @@ def go_on(
         if strict:
             must_fit(who, model, weights)
         told = {"restored": ("model",), "left_out": take_what_fits(model, weights)}
+        if not weights_only:
+            told |= {name: snapshot[name] for name in ("epoch", "step")}
     resumed = Resumed(path=found.path, rejected=found.rejected, **told)
     differs = resumed.left_out or resumed.added or resumed.removed or resumed.rejected
     log.log(logging.WARNING if differs else logging.INFO, "fncb: %s", resumed)

@@ -87,9 +87,10 @@ class Step:
         self.take_up_parameters()
 
     def close(self) -> None:
-        """Leaves the model without the hooks that watch it."""
+        """Leaves the model without the hooks that watch it, and lets go of batches without waiting for a collection."""
         for handle in self._watching:
             handle.remove()
+        self._graphs.clear()  # which hold the step itself
 
     @property
     def recompilations(self) -> int:
@@ -112,7 +113,9 @@ class Step:
         known = dict(leaves(self.states))
         if self.hooks is not None:
             # a state of its own: `init` may return the parameters themselves
-            every = self.hooks.init(NamedParams(phases.detached(self.params, self.params), self.buffers))
+            params = phases.detached(self.params, self.params)
+            frozen = tuple(name for name in named if name not in params)
+            every = self.hooks.init(NamedParams(params, self.buffers, frozen))
             self.states = map_leaves(torch.clone, every)
         for path, fresh in leaves(self.states):
             if path in known and known[path].shape == fresh.shape:
@@ -129,6 +132,11 @@ class Step:
                 opt.set_capturable(each, self._device)
         self._settings = list(map(opt.settings, self.optimizers))
         self._graphs: dict[Any, Callable[[Any], tuple[Tensor, Measured]]] = {}
+
+    def begin_states_anew(self) -> None:
+        """Has the step states begin with the weights as they are now, which were loaded after the step was made."""
+        self.states = {}
+        self.take_up_parameters()
 
     def turns_of_round(self, step: int) -> tuple[int, ...]:
         """Indices of the turns that take part in the round after so many; with nothing left to train, one rests."""
@@ -187,6 +195,7 @@ class Step:
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave. States of callbacks that are no longer there are left out."""
+        self.begin_states_anew()  # for callbacks that are new
         self._found = [tuple(names) for names in saved["averaged"]]
         self._make_room()
         self.started, self._summed = list(saved["started"]), list(saved["summed"])
@@ -246,8 +255,25 @@ class Step:
             except BaseException as error:
                 if not compiling.is_tracing_error(error):
                     self.torn = True  # nobody knows how far it came
-                    raise  # what is caught: a plain value in the model changed, and tracing anew needs its context
+                    raise
+            made = self._traced_again(graph, batch)
+            if made is not None:
+                return made
         return self._compile(key, batch)
+
+    def _traced_again(self, graph: Any, batch: Any) -> tuple[Tensor, Measured] | None:
+        """What a graph gives that has to be traced anew, as a plain value in the model changed; None if it cannot be.
+
+        Torch keeps what it made before, for when the value changes back.
+        """
+        with compiling.tracing():
+            try:
+                return graph(batch)
+            except BaseException as error:
+                if not compiling.is_tracing_error(error):
+                    self.torn = True
+                    raise
+        return None
 
     def check_settings(self) -> None:
         """Notices settings of an optimizer, other than its learning rate, that a schedule changed."""
@@ -351,9 +377,10 @@ class Step:
         kind: Kind = key[1]
         static = sum(each[1] == kind for each in self._graphs) < STATIC_SHAPES
         shared = None if static else self._graphs.get((ANY_SHAPE, kind, None))
-        if shared is not None:
+        made = None if shared is None else self._traced_again(shared, batch)
+        if made is not None:
             self._graphs[key] = shared
-            return shared(batch)
+            return made
 
         def graph(fn: Any) -> Any:
             def counted() -> None:

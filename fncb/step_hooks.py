@@ -22,11 +22,16 @@ Gradient: TypeAlias = "Callable[[Params], Params]"
 
 
 class NamedParams(dict[str, Any]):
-    """Parameters by name, as callbacks are given them; `buffers` are the model's buffers by name."""
+    """Parameters by name, as callbacks are given them.
 
-    def __init__(self, params: Params, buffers: Params):
+    Attributes:
+      buffers: the model's buffers by name.
+      frozen: names of parameters that are not trained now, and not here.
+    """
+
+    def __init__(self, params: Params, buffers: Params, frozen: tuple[str, ...] = ()):
         super().__init__(params)
-        self.buffers = buffers
+        self.buffers, self.frozen = buffers, frozen
 
 
 @attrs.frozen(kw_only=True)
@@ -49,14 +54,18 @@ class StepHooks(Generic[S]):
       watch: shell patterns of the names of submodules whose outputs `on_after_backward` is given as `activations`.
       reads_model: whether `on_train_batch_end` is given the model, as `event.model`: in eval mode, with its weights as
         they are then, to be called and not to be changed. Frozen parameters become inputs of the graph then.
+      lasts: whether the state stays as it is at a `Rollback`, as what the host half remembers does.
       resting: of a composition, the keys of those who only keep tensors: no hook of theirs is in the step.
+      lasting: of a composition, the keys of those whose state lasts.
     """
 
     init: Callable[[Params], S]
     around_gradient: Callable[[Gradient, Params], Params] | None = None
     watch: tuple[str, ...] = ()
     reads_model: bool = False
+    lasts: bool = False
     resting: frozenset[str] = frozenset()
+    lasting: frozenset[str] = frozenset()
     on_train_batch_start: Hook[S, ev.TrainBatchStart] = None
     on_before_backward: Hook[S, ev.BeforeBackward] = None
     on_after_backward: Hook[S, ev.AfterBackward] = None
@@ -85,7 +94,7 @@ def compose_step_hooks(parts: list[tuple[str, StepHooks[Any]]]) -> StepHooks[Any
     """The step hooks of several callbacks as one, their states by key; None if there are none."""
     if not parts:
         return None
-    hooks = {
+    hooks: dict[str, Any] = {
         name: _in_step_order([(key, getattr(step, name)) for key, step in parts if getattr(step, name)], name)
         for name in map(ev.hook_name, ev.IN_STEP)
         if any(getattr(step, name) for _, step in parts)
@@ -99,25 +108,54 @@ def compose_step_hooks(parts: list[tuple[str, StepHooks[Any]]]) -> StepHooks[Any
 
     return StepHooks(
         init=init,
-        around_gradient=_nested([step.around_gradient for _, step in parts if step.around_gradient]),
+        around_gradient=_nested([(key, step.around_gradient) for key, step in parts if step.around_gradient]),
         watch=tuple(pattern for _, step in parts for pattern in step.watch),
         reads_model=any(step.reads_model for _, step in parts),
         resting=frozenset(key for key, step in parts if not hook_names(step)),
+        lasting=frozenset(key for key, step in parts if step.lasts),
         **hooks,
     )
 
 
-def _nested(arounds: list[Callable[[Gradient, Params], Params]]) -> Callable[[Gradient, Params], Params] | None:
+AroundGradient: TypeAlias = "Callable[[Gradient, Params], Params]"
+
+
+def _nested(arounds: list[tuple[str, AroundGradient]]) -> AroundGradient | None:
     """Functions around the gradient as one, the first one outermost; None if there are none."""
     if not arounds:
         return None
 
     def around_gradient(gradient: Gradient, params: Params) -> Params:
-        for around in reversed(arounds):
-            gradient = partial(around, gradient)
+        for key, around in reversed(arounds):
+            gradient = partial(_around, f"{key}: around_gradient", around, gradient)
         return gradient(params)
 
     return around_gradient
+
+
+def _around(who: str, around: AroundGradient, gradient: Gradient, params: Params) -> Params:
+    """One of them, what it gives checked; torch.compile traces this as it stands."""
+    made: list[Params] = []
+
+    def checked(there: Params) -> Params:
+        _same_named(f"{who} must call gradient with the parameters", params, there)
+        made.append(gradient(there))
+        return made[-1]
+
+    grads = around(checked, params)
+    if not made:
+        raise ValueError(f"{who} must call gradient, got no call. Return gradient(params) to change nothing.")
+    _same_named(f"{who} must give the gradients", made[0], grads)
+    return grads
+
+
+def _same_named(who: str, like: Params, given: Params) -> None:
+    if sorted(given) != sorted(like):
+        raise ValueError(f"{who} of {list(like)}, got those of {list(given)}.")
+    for name, tensor in like.items():
+        was, now = (tuple(tensor.shape), tensor.dtype), (tuple(given[name].shape), given[name].dtype)
+        if was != now:
+            raise ValueError(f"{who} in their shapes and dtypes, got {now} instead of {was} for {name!r}.")
 
 
 def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any, Any], Emit[Any]]:
@@ -140,6 +178,10 @@ def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any
                     raise ValueError(f"{who} publishes {metric!r}, got that name twice. Give one of them another name.")
             metrics.update(published)
             if "skip" in given:
+                if type(event) not in _SKIPPABLE:
+                    raise TypeError(
+                        f"{who} must not skip, got it. That is for on_after_backward and on_before_optimizer_step."
+                    )
                 skip[key] = given.pop("skip")
             for field, value in given.items():
                 _replaceable(who, event, field, value)
@@ -150,6 +192,10 @@ def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any
 
     hook.__name__ = name
     return hook
+
+
+_SKIPPABLE = (ev.AfterBackward, ev.BeforeOptimizerStep)
+"""Events at which a batch or an update can be left out."""
 
 
 def _event_metrics(event: Any) -> Mapping[str, Any]:
@@ -170,7 +216,11 @@ def _replaceable(who: str, event: Any, field: str, value: Any) -> None:
     allowed = _REPLACEABLE.get(type(event))
     if field != allowed:
         raise TypeError(f"{who} may replace {allowed or 'nothing'}, got {field!r}. It may also give metrics and skip.")
-    if field != "batch":
+    if field == "batch":
+        before, after = ([path for path, _ in leaves(batch)] for batch in (event.batch, value))
+        if before != after:
+            raise TypeError(f"{who}, replacing batch, must keep its structure {before}, got {after}.")
+    else:
         _same_tensors(f"{who}, replacing {field},", getattr(event, field), value)
 
 

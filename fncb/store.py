@@ -147,13 +147,13 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return {**plain, "format": "fncb", **versions}
 
 
-def free_name(path: str | Path) -> Path:
-    """The path itself, or with `-v1`, `-v2`, ... before its suffix if the name is taken."""
+def free_name(path: str | Path, first: int = 1) -> Path:
+    """The path itself, or with `-v1`, `-v2`, ... before its suffix if the name is taken, from `first` on."""
     path = Path(path)
-    free, attempt = path, 0
+    free, attempt = path, first
     while os.path.lexists(free):
-        attempt += 1
         free = path.with_name(f"{path.stem}-v{attempt}{path.suffix}")
+        attempt += 1
     return free
 
 
@@ -190,17 +190,31 @@ def age(header: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple([n if isinstance(n := header.get(name), int) else 0 for name in ("step", "attempt", "heard")])
 
 
-def latest(directory: str | Path) -> Latest:
-    """The newest checkpoint of a directory that verifies; each newer or unreadable file with its reason."""
+def latest(directory: str | Path, *, to_go_on: bool = False) -> Latest:
+    """The newest checkpoint of a directory that verifies; each newer or unreadable file with its reason.
+
+    With `to_go_on`, files that hold weights alone are passed over too.
+    """
     paths, rejected = survey(directory)
     for path in paths:
         try:
+            if to_go_on:
+                must_be_whole(path, read_header(path))
             verify(path)
         except (ValueError, OSError) as error:
             rejected.append(Rejected(path, str(error)))
         else:
             return Latest(path, tuple(rejected))
     return Latest(None, tuple(rejected))
+
+
+def must_be_whole(what: object, tree: Any) -> None:
+    """Raises a ValueError if a checkpoint, or its header, is one of weights alone; `what` is its name."""
+    if isinstance(tree, Mapping) and tree.get("weights_only") is True:
+        raise ValueError(
+            f"resume: what is gone on from must be a whole checkpoint, got {what}, which holds weights alone. "
+            "Load them with fncb.load, or tune them with weights_only=True."
+        )
 
 
 def delete(path: str | Path, *, within: str | Path | None = None, disk: Disk = DISK) -> None:

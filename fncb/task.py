@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
+from toolz import isdistinct
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fncb.measures import Measured, keeps_state
-from fncb.optimizer import keep_schedules_quiet
+from fncb.optimizer import keep_schedules_quiet, named_groups
 
 LossOutput = Tensor | tuple[Tensor, Mapping[str, Any]]
 Loss = Callable[[Any, Any], LossOutput]
@@ -180,6 +181,11 @@ def _made(optimizer: Any, moved: nn.Module, model: nn.Module) -> Optimizer:
         raise ValueError(
             "Task: the optimizer must step once on given gradients, got LBFGS, which evaluates the loss itself. "
             "Use a first-order optimizer."
+        )
+    groups = [group for group, _ in named_groups([made])]
+    if not isdistinct(groups):
+        raise ValueError(
+            f"Task: each parameter group must have a name of its own, got {groups}. Give the groups other names."
         )
     strangers = {id(p) for group in made.param_groups for p in group["params"]} - {id(p) for p in model.parameters()}
     if strangers:

@@ -13,7 +13,7 @@ from fncb.batch import batch_size, tensors, to_device
 from fncb.batch_norm import refresh
 from fncb.effects import Effect, Probe, RefreshBatchNorm, Save, Skip, Stop, StopEpoch, Validate
 from fncb.evaluation import VALIDATION, Fire, evaluate
-from fncb.flops import training_flops
+from fncb.flops import peak_flops, training_flops
 from fncb.interpret import Handler
 from fncb.loaders import END, Loader, Loaders
 from fncb.metrics import joined, share_of_window
@@ -88,7 +88,7 @@ class Training:
         """Effects that need the loaders or the batch under way, and the functions that carry them out."""
         return {
             RefreshBatchNorm: self.refresh_batch_norm,
-            Probe: probing(optimizer=lambda _, event: other_rates(self.step.optimizers), flops=self._flops),
+            Probe: probing(self.where, optimizer=lambda *_: other_rates(self.step.optimizers), flops=self._flops),
         }
 
     def _flops(self, _: Any, event: Any) -> dict[str, float] | None:
@@ -97,7 +97,12 @@ class Training:
             raise ValueError(f"Probe: flops must be asked for at on_train_batch_start, got it at {kind}.")
         found = [training_flops(self.task.model, loss, event.batch) for loss in self.task.losses.values()]
         counted = [each for each in found if each is not None]
-        return {"flops": float(sum(counted))} if len(counted) == len(found) else None
+        if len(counted) < len(found):
+            return None
+        half = self.settings.precision.endswith("mixed")
+        dtype = torch.float16 if half else next(self.task.model.parameters()).dtype
+        peak = peak_flops(torch.cuda.get_device_name(self.where) if self.where.type == "cuda" else "", dtype)
+        return {"flops": float(sum(counted)), **({} if peak is None else {"available_flops": peak})}
 
     def refresh_batch_norm(self, _: RefreshBatchNorm, event: ev.Event) -> None:
         """Measures the running statistics anew, and leaves loader and generators as they were."""
@@ -111,12 +116,13 @@ class Training:
         state = given.state_dict() if loader.keeps_state else None
 
         def forward(batch: Any) -> None:
-            for loss in self.task.losses.values():
+            for loss in self.task.losses.values() if batch is not None else ():
                 loss(self.task.model, to_device(batch, self.where))
 
         refresh(self.task.model, forward, loader)
         if loader.keeps_state:
             given.load_state_dict(state)
+            given.state_dict()  # a StatefulDataLoader takes it up when it is next asked, and draws: here and not later
         self.randomness.put_back(now)
 
     def reach(self, kind: type[ev.Event], at: str, is_now: Any, **fields: Any) -> None:

@@ -32,9 +32,10 @@ def watching(model: nn.Module, patterns: Iterable[str], seen: dict[str, Tensor])
             raise ValueError(f"watch: pattern must match a submodule, got {pattern!r}. There are {list(named)}.")
 
     def watch(name: str) -> Any:
-        def note(_: nn.Module, __: Any, output: Any) -> None:
-            if model.training:
-                seen[name] = output if isinstance(output, Tensor) else tensors(output)[0]
+        def note(module: nn.Module, _: Any, output: Any) -> None:
+            found = tensors(output)
+            if found and model.training and module is named[name]:  # and not its copy in a view
+                seen[name] = found[0]
 
         return note
 

@@ -15,19 +15,21 @@ from fncb.events import Event
 log = logging.getLogger("fncb")
 
 
-def load(path: str | Path) -> dict[str, Tensor]:
+def load(path: str | Path, averaged: str | None = None) -> dict[str, Tensor]:
     """The weights of the model in a checkpoint, verified, on the CPU.
 
     Args:
       path: a checkpoint, or a directory with some: then the newest that verifies, with a warning for each file that is
         passed over.
+      averaged: the key of a callback that keeps other values of the weights, such as `ema`, `swa` or `restore_best`:
+        those it keeps take the place of the model's own. None for the model's own.
 
     Returns:
       What `model.state_dict()` gave when it was saved.
 
     Raises:
       DamagedCheckpoint: if a single bit of the file differs from what was written.
-      ValueError: if there is no checkpoint, or none of a model.
+      ValueError: if there is no checkpoint, or none of a model; if no callback of that key keeps any weights in it.
       FileNotFoundError: if the path is not there.
 
     Example:
@@ -48,7 +50,32 @@ def load(path: str | Path) -> dict[str, Tensor]:
         if found.path is None:
             raise ValueError(f"load: path must be a checkpoint or a directory with one, got {str(path)!r} without any.")
         path = found.path
-    return weights_in(store.read(path), path)
+    snapshot = store.read(path)
+    weights = weights_in(snapshot, path)
+    return weights if averaged is None else _averaged(averaged, weights, snapshot, path)
+
+
+def _averaged(key: str, weights: dict[str, Tensor], snapshot: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """The weights, with those in their place that a callback keeps under their names, or under `average.<name>`."""
+    states = snapshot.get("step_state", {}).get("states", {})
+    kept = {each: found for each, state in states.items() if (found := _of_names(weights, state))}
+    if key not in kept:
+        raise ValueError(
+            f"load: averaged must be the key of a callback that keeps weights, got {key!r}. In {path} there are "
+            f"{sorted(kept)}."
+        )
+    by_tensor = {id(weights[name]): each for name, each in kept[key].items()}  # one of tied weights stands for all
+    return {name: by_tensor.get(id(own), own) for name, own in weights.items()}
+
+
+def _of_names(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a step state's tensors that may be values of weights, by their names."""
+    found = [{name: state.get(prefix + name) for name in weights} for prefix in ("", "average.")]
+    alike = [
+        {name: value for name, value in named.items() if value is not None and value.shape == weights[name].shape}
+        for named in found
+    ]
+    return max(alike, key=len)
 
 
 def weights_in(snapshot: Any, path: Path) -> dict[str, Tensor]:

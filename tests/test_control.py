@@ -7,11 +7,25 @@ import pytest
 import torch
 from torch import nn
 
-from fncb.callback import Callback, emit
+from fncb import events as ev
+from fncb.callback import Callback, StepHooks, emit
 from fncb.callbacks import checkpoint, ema
-from fncb.effects import Apply, Freeze, SetAccumulation, SetLR, Unfreeze
+from fncb.control import Control
+from fncb.effects import (
+    Apply,
+    Freeze,
+    HoldSchedules,
+    ScaleLR,
+    Set,
+    SetAccumulation,
+    SetLR,
+    Transform,
+    Unfreeze,
+)
 from fncb.loop import fit
-from fncb.task import Task
+from fncb.position import Position
+from fncb.step import Step
+from fncb.task import Task, make_turns
 
 run = partial(fit, compile=False, progress=False, max_epochs=1)
 
@@ -164,6 +178,216 @@ def test_rates_are_set_for_all_groups_or_one():
     assert [value for name, value in result.metrics.items() if name.startswith("lr-")] == [0.25, 0.125, 0.25, 0.25]
 
 
+def groups_of(given):
+    """The task, and the optimizer that it makes once it is trained."""
+    made = []
+    return attrs.evolve(given, optimizer=lambda params: made.append(given.optimizer(params)) or made[-1]), made
+
+
+@pytest.mark.parametrize(
+    ("effect", "rates"),
+    [
+        (ScaleLR(0.5), [0.25, 0.0625]),
+        (ScaleLR(0.5, min_lr=0.25), [0.25, 0.125]),  # one that is below it already stays
+        (ScaleLR(0.5, min_lr=0.125), [0.25, 0.125]),
+        (ScaleLR(0.5, eps=0.0625), [0.25, 0.125]),  # a change of exactly so much is none
+        (ScaleLR(2.0), [1.0, 0.25]),
+        (ScaleLR(2.0, min_lr=0.25), [1.0, 0.125]),
+        (ScaleLR(2.0, eps=0.125), [1.0, 0.125]),
+        (ScaleLR(1.0), [0.5, 0.125]),
+    ],
+)
+def test_rates_are_scaled(effect, rates):
+    def groups(params):
+        first, *rest = params
+        return torch.optim.SGD([{"params": [first]}, {"params": rest, "lr": 0.125}], lr=0.5)
+
+    result = run(task(optimizer=groups), data(), callbacks=asks(effect))
+
+    assert [value for name, value in result.metrics.items() if name.startswith("lr-")] == rates
+
+
+SCHEDULES = {
+    "epoch": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    "step": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    "plateau": partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.5, mode="max", threshold=100.0),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_schedules_that_are_held_rest_for_good(kind, tmp_path):
+    def train(*callbacks, **settings):
+        interval = "step" if kind == "step" else "epoch"
+        given = task(schedule=SCHEDULES[kind], schedule_interval=interval, schedule_monitor="loss_epoch")
+        return run(given, data(1), callbacks=callbacks, **settings).metrics["lr-SGD"]
+
+    assert train(max_epochs=4) < 0.25  # it would have moved
+    holds = asks(HoldSchedules(), hook="on_train_epoch_start", at=1)
+    moved = train(max_epochs=1)
+    assert train(holds, checkpoint(tmp_path), max_epochs=3) == moved
+    assert train(holds, checkpoint(tmp_path), max_epochs=5, resume=tmp_path) == moved
+
+
+def bn_task(**given):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 1))
+    given = {"optimizer": partial(torch.optim.SGD, lr=0.5, momentum=0.5), **given}
+    return Task(model, loss=lambda model, x: model(x).square().mean(), **given)
+
+
+def test_numbers_are_set_by_name_and_whole_ones_stay_ints():
+    given, made = groups_of(bn_task(optimizer=partial(torch.optim.Adam, lr=0.5)))
+    effects = [
+        Set("lr", 1),
+        Set("optimizer.weight_decay", 0.25),
+        Set("optimizer.betas.0", 0.5),
+        Set("model.2.p", 0.25),
+        Set("model.0.in_features", 2.0),
+        Set("accumulate_grad_batches", 2.0),
+    ]
+
+    result = run(given, data(4), callbacks=asks(*effects))
+
+    (group,) = made[0].param_groups
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (1, 0.25, (0.5, 0.999))
+    assert (given.model[2].p, given.model[0].in_features) == (0.25, 2)
+    assert type(given.model[0].in_features) is int
+    assert result.step == 2
+
+
+def test_a_tensor_that_a_callback_keeps_in_the_step_is_set():
+    def count(state, event):
+        return {"n": state["n"] + 1}
+
+    counts = Callback(
+        key="counts",
+        step=StepHooks(init=lambda params: {"n": torch.zeros((), dtype=torch.int64)}, on_train_batch_end=count),
+    )
+
+    result = run(task(), data(2), callbacks=[counts, asks(Set("step_state.counts.n", 7.0))])
+
+    assert result.step_state["counts"]["n"].item() == 9
+
+
+@pytest.mark.parametrize("how", ["swaps", "sets"])
+def test_a_model_is_transformed_and_trained_on(how):
+    given = bn_task()
+    before = values(given.model)
+
+    def fn(model):
+        if how == "swaps":
+            model[2] = nn.Identity()
+        else:
+            model[2].p = 0.0
+
+    run(given, data(), callbacks=[asks(Transform("no dropout", fn)), ema(0.5)])
+
+    assert type(given.model[2]) is (nn.Identity if how == "swaps" else nn.Dropout)
+    assert changed(before, given.model) == set(before)
+
+
+def test_an_attribute_that_is_set_has_nothing_compiled_anew():
+    given = bn_task()
+    step = Step(given.model, make_turns(given), None, torch.device("cpu"), compile=False)
+    control, taken_up = Control(step, {}, Position()), step.params
+
+    control.transform(Transform("sets", lambda model: setattr(model[2], "p", 0.0)), ev.TrainStart())
+    assert step.params is taken_up
+
+    control.transform(Transform("swaps", lambda model: setattr(model, "2", nn.Identity())), ev.TrainStart())
+    assert step.params is not taken_up
+
+
+def test_what_is_trained_must_survive_a_transformation():
+    def fn(model):
+        model[0] = nn.Linear(2, 2)
+
+    with pytest.raises(ValueError, match=r"^Transform 'a': fn must leave what is trained, got .*'0.weight', '0.bias'"):
+        run(task(), data(), callbacks=asks(Transform("a", fn)))
+
+
+def test_what_is_frozen_may_be_transformed():
+    given = task()
+
+    def fn(model):
+        model[0] = nn.Identity()
+
+    run(given, data(), callbacks=[asks(Freeze("0.*"), Transform("a", fn))])
+    assert type(given.model[0]) is nn.Identity
+
+
+OF_NORM, OF_LINEAR = {"1.weight", "1.bias"}, {"0.weight", "0.bias"}
+HEAD = {"3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize(
+    ("train_bn", "trained", "tracks"),
+    [(None, HEAD, True), (True, HEAD | OF_NORM, True), (False, HEAD, False)],
+)
+def test_batch_normalisation_is_frozen_as_all_others_or_not_or_altogether(train_bn, trained, tracks):
+    given = bn_task()
+    before, mean = values(given.model), given.model[1].running_mean.clone()
+
+    run(given, data(), callbacks=asks(Freeze("[01].*", train_bn=train_bn)))
+
+    assert changed(before, given.model) == trained
+    assert torch.equal(given.model[1].running_mean, mean) == (not tracks)
+    assert given.model[1].track_running_stats is tracks
+
+
+@pytest.mark.parametrize(
+    ("train_bn", "trained", "tracks"), [(None, HEAD | OF_NORM | OF_LINEAR, True), (False, HEAD | OF_LINEAR, False)]
+)
+def test_statistics_are_tracked_again_when_what_they_belong_to_is_unfrozen(train_bn, trained, tracks):
+    given = bn_task()
+    freezes = attrs.evolve(asks(Freeze("[01].*", train_bn=False)), key="freezes")
+    before = values(given.model)
+
+    run(given, data(), callbacks=[freezes, asks(Unfreeze("[01].*", train_bn=train_bn), hook="on_train_epoch_start")])
+
+    assert changed(before, given.model) == trained
+    assert given.model[1].track_running_stats is tracks
+
+
+def test_what_tracks_no_statistics_is_the_same_after_a_resume(tmp_path):
+    freezes = asks(Freeze("[01].*", train_bn=False), at=0)
+    first, again = bn_task(), bn_task()
+
+    run(first, data(), callbacks=[freezes, checkpoint(tmp_path)])
+    run(again, data(), callbacks=[freezes, checkpoint(tmp_path)], resume=tmp_path, max_epochs=2)
+
+    assert not again.model[1].track_running_stats
+    assert torch.equal(again.model[1].running_mean, first.model[1].running_mean)
+
+
+def test_what_leaves_the_optimizer_comes_back_to_a_group_of_its_own():
+    given, made = groups_of(task())
+    sizes = []
+    spy = Callback(
+        key="spy",
+        init=int,
+        on_train_epoch_end=lambda s, e: sizes.append([len(g["params"]) for g in made[0].param_groups]) or s,
+    )
+    leaves = attrs.evolve(asks(Freeze("0.*", leave_optimizer=True)), key="leaves")
+
+    result = run(
+        given, data(), callbacks=[leaves, asks(Unfreeze("0.*"), hook="on_train_epoch_start", at=1), spy], max_epochs=2
+    )
+
+    assert sizes == [[2], [2, 2]]
+    assert (result.metrics["lr-SGD/pg1"], result.metrics["lr-SGD/pg2"]) == (0.5, 0.5)
+
+
+def test_a_group_that_nothing_is_left_in_goes():
+    def groups(params):
+        return torch.optim.SGD([{"params": [p]} for p in params], lr=0.5)
+
+    given, made = groups_of(task(optimizer=groups))
+
+    run(given, data(), callbacks=asks(Freeze("0.*", leave_optimizer=True)))
+    assert [len(group["params"]) for group in made[0].param_groups] == [1, 1]
+
+
 def test_apply_replaces_parameters_and_step_states():
     def halve(params, states):
         return {name: p / 2 for name, p in params.items()}, {"ema": {name: p * 0 for name, p in states["ema"].items()}}
@@ -198,6 +422,14 @@ def test_a_pruned_weight_stays_zero_in_the_compiled_step_too():
 @pytest.mark.parametrize(
     ("effect", "message"),
     [
+        (Set("lr.0", 1.0), r"^Set: setting must be lr, .* or step_state\.<key>\.<path>, got 'lr\.0'"),
+        (Set("optimizer.momentums", 1.0), r"^Set: 'optimizer.momentums' must name a number, got None. There are \["),
+        (Set("optimizer.nesterov", 1.0), r"^Set: 'optimizer.nesterov' must name a number, got False"),
+        (Set("optimizer.lr.0", 1.0), r"^Set: 'optimizer.lr.0' must name a number, got 0.5"),
+        (Set("model.9.p", 1.0), r"^Set: 'model.9.p' must name a submodule, got '9'. There are \['', '0', '1'\]"),
+        (Set("model.0.weight", 1.0), r"^Set: 'model.0.weight' must name a number, got None"),
+        (Set("step_state.ema.0", 1.0), r"^Set: 'step_state.ema.0' must name a 0-d tensor, got none. There are \[\]"),
+        (Transform("nothing"), "Transform 'nothing': fn must be a function, got None"),
         (Freeze("x*"), r"Freeze: pattern must match a parameter, got 'x\*'. There are \['0.weight'"),
         (Unfreeze("nothing"), "Unfreeze: pattern must match a parameter, got 'nothing'"),
         (SetAccumulation(0), "SetAccumulation: n must be 1 batch or more, got 0"),
@@ -205,7 +437,10 @@ def test_a_pruned_weight_stays_zero_in_the_compiled_step_too():
         (SetLR(0.1, optimizer="g"), r"SetLR: optimizer must be one of \[None\], got 'g'"),
         (Apply("nothing"), "Apply 'nothing': fn must be a function, got None"),
         (Apply("half", lambda params, states: params), r"must return \(params, step_state\), got NamedParams"),
-        (Apply("more", lambda params, states: ({"no": 1}, states)), "Apply 'more': names and shapes of tensors must stay"),
+        (
+            Apply("more", lambda params, states: ({"no": 1}, states)),
+            "Apply 'more': names and shapes of tensors must stay",
+        ),
     ],
 )
 def test_an_effect_that_cannot_be_is_told_in_one_sentence(effect, message):

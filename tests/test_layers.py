@@ -21,6 +21,7 @@ FLOORS = (
     # floor 3 in six: rooms that stand alone, what puts them together, what is made of those
     (
         *(
+            "bars",
             "batch",
             "compiling",
             "disk",
@@ -32,7 +33,7 @@ FLOORS = (
             "permutation",
             "phases",
         ),
-        *("position", "signals", "sinks", "snapshot", "views"),
+        *("plots", "position", "signals", "sinks", "snapshot", "views"),
     ),
     ("data",),
     ("formats", "loaders", "lock", "recording", "sight", "task"),
@@ -43,8 +44,8 @@ FLOORS = (
     ),
     ("keeper", "probes", "profiling", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
-    ("control", "rates", "rewinding", "run", "session"),
-    ("staging", "training"),
+    ("control", "rates", "rewinding", "run", "session", "trials"),
+    ("batch_fit", "lr_range", "staging", "training"),
     ("loop",),
     ("adapters", "cli", "testing"),
     ("__init__",),

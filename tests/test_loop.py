@@ -751,7 +751,7 @@ def test_an_exception_while_another_is_told_does_not_hide_it():
         ({"val": []}, "fit: val must give at least one batch"),
         ({"train": iter(data()), "max_epochs": 2}, "A generator gives its batches once"),
         ({"callbacks": "early_stop"}, "everything must be a Callback, got 'early_stop'"),
-        ({"callbacks": early_stop("val_acc")}, r"val_acc.*\['val_loss'\]"),
+        ({"callbacks": early_stop("val_acc")}, "val_acc.*'val_loss'"),
         ({"resume": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"resume": "last"}, r"needs a checkpoint\(...\) callback"),
         ({"task": Task(nn.Linear(2, 1), loss=loss)}, "the task must have an optimizer, got None"),

@@ -207,6 +207,97 @@ def test_weights_that_fit_are_taken_and_the_others_named(tmp_path):
     assert outcome.step == 1
 
 
+# Weights alone.
+
+
+def with_weights_alone(directory, whole_epochs=1):
+    """A directory with a whole checkpoint of so many epochs, if any, and one of weights alone of an epoch more."""
+    trained = nn.Linear(2, 1)
+    if whole_epochs:
+        run(task(trained), data(), callbacks=checkpoint(directory, filename="whole"), max_epochs=whole_epochs)
+    light = checkpoint(directory, key="light", filename="light", save_weights_only=True)
+    more = {"resume": directory / "whole.safetensors"} if whole_epochs else {}
+    run(task(trained), data(), callbacks=light, max_epochs=whole_epochs + 1, **more)
+    return directory / "light.safetensors", trained
+
+
+def test_a_run_cannot_go_on_from_weights_alone_and_nothing_is_changed(tmp_path):
+    path, _ = with_weights_alone(tmp_path)
+    model, heard = nn.Linear(2, 1), []
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    hears = fncb.Callback(key="hears", init=int, on_init_start=lambda s, e: heard.append(e) or s)
+
+    with pytest.raises(
+        ValueError, match=r"must be a whole checkpoint, got .*light\.safetensors, which holds weights al"
+    ):
+        run(task(model), data(), callbacks=hears, resume=path)
+    assert heard == []
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+
+
+def test_a_session_cannot_go_on_from_weights_alone_either(tmp_path):
+    path, _ = with_weights_alone(tmp_path, whole_epochs=0)
+
+    with pytest.raises(ValueError, match="got a snapshot, which holds weights alone"):
+        fncb.Session([], objects={"model": nn.Linear(2, 1)}).load(store.read(path))
+
+
+@pytest.mark.parametrize("resume", ["last", "directory"])
+def test_what_is_looked_for_to_go_on_from_is_whole(tmp_path, resume, caplog):
+    with_weights_alone(tmp_path)
+    callbacks = checkpoint(tmp_path, filename="more")
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        given = tmp_path if resume == "directory" else resume
+        again = run(task(), data(), callbacks=callbacks, resume=given, max_epochs=1).resumed
+
+    assert (again.path, again.step) == (tmp_path / "whole.safetensors", 3)
+    assert [each.path for each in again.rejected] == [tmp_path / "light.safetensors"]
+    assert "light.safetensors is passed over: " in caplog.text
+
+
+def test_the_best_to_go_on_from_is_whole(tmp_path):
+    written(tmp_path, a=2.0, b=3.0)
+    store.write(tmp_path / "c.safetensors", {"epoch": 0, "step": 9, "weights_only": True, "metrics": {"val_loss": 1.0}})
+    callbacks = fncb.compose(checkpoint(tmp_path, monitor="val_loss"))
+
+    assert find("fit", "best", callbacks).path == tmp_path / "a.safetensors"
+    assert find("fit", "best", callbacks, to_go_on=False).path == tmp_path / "c.safetensors"
+
+
+def test_where_there_are_weights_alone_there_is_nothing_to_go_on_from(tmp_path, caplog):
+    with_weights_alone(tmp_path, whole_epochs=0)
+
+    with pytest.raises(ValueError, match=r"must be a checkpoint or a directory with one, got '.*' without any"):
+        run(task(), data(), resume=tmp_path)
+    assert run(task(), data(), callbacks=checkpoint(tmp_path), resume="last", max_epochs=1).resumed is None
+    assert "starting from the beginning" in caplog.text
+
+
+@pytest.mark.parametrize("resume", ["path", "directory", "last"])
+def test_weights_alone_are_tuned_from(tmp_path, resume):
+    path, trained = with_weights_alone(tmp_path)
+    given = {"path": path, "directory": tmp_path, "last": "last"}[resume]
+    tuned, callbacks = nn.Linear(2, 1), checkpoint(tmp_path)
+
+    outcome = run(task(tuned), data(), callbacks=callbacks, resume=given, weights_only=True, max_steps=0)
+
+    assert (outcome.step, outcome.resumed.path, outcome.resumed.restored) == (0, path, ("model",))
+    assert torch.equal(tuned.weight, trained.weight)
+
+
+def test_weights_alone_can_be_validated(tmp_path):
+    path, trained = with_weights_alone(tmp_path)
+    model = nn.Linear(2, 1)
+
+    outcome = fncb.validate(task(model), data(1), resume=path, progress=False)
+
+    assert (outcome.resumed.step, outcome.resumed.restored) == (6, ("model",))
+    assert torch.equal(model.weight, trained.weight)
+    with pytest.raises(ValueError, match=r"validate: the model must be the one that was saved, got mis-shaped weight"):
+        fncb.validate(task(nn.Linear(2, 3)), data(1), resume=path, progress=False)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -11,7 +11,7 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, StepHooks, compose, emit
 from fncb.callbacks import checkpoint, early_stop
-from fncb.effects import Attach, Delete, Log, LogImage, Print, Render, Save, SetLR, Stop
+from fncb.effects import Attach, Delete, Log, Print, Render, Save, SetLR, Stop
 from fncb.events import Metrics, StopRequested, TrainBatchEnd, TrainEpochEnd, ValidationEnd
 from fncb.interpret import Screen
 from fncb.session import Session
@@ -223,30 +223,84 @@ def test_where_there_is_no_terminal_a_part_that_is_done_is_one_plain_line():
     assert file.getvalue() == "epoch 0: 4/4 batches, step 4, 0.0 s, loss 0.25\n"
 
 
-def test_a_validation_in_the_middle_of_an_epoch_shares_its_bar():
+@pytest.mark.parametrize("style", ["rich", "tqdm"])
+def test_on_a_terminal_there_is_a_bar_in_its_style_and_text_is_shown_above_it(style):
     screen, file = paper(terminal=True)
 
-    screen.render(Render("epoch 0", completed=1, total=4), TrainBatchEnd(step=1))
-    screen.render(Render("validation", completed=1, total=2), TrainBatchEnd(step=1))
-    screen.render(Render("epoch 0", completed=4, total=4, done=True), TrainEpochEnd(step=4))
-    screen.close()
-
-    last = file.getvalue().rsplit("epoch 0", 1)[1]
-    assert "4/4" in last
-    assert "validation" not in last
-
-
-def test_on_a_terminal_there_is_a_bar():
-    screen, file = paper(terminal=True)
-
-    screen.render(Render("epoch 0", completed=1, total=4, metrics={"loss": 0.5}), TrainBatchEnd(step=1))
+    screen.render(Render("epoch 0", completed=1, total=4, style=style, metrics={"loss": 0.5}), TrainBatchEnd(step=1))
     screen.say("[not markup]")
     screen.close()
 
-    assert "epoch 0" in file.getvalue()
-    assert "1/4" in file.getvalue()
-    assert "loss 0.5" in file.getvalue()
-    assert "[not markup]" in file.getvalue()
+    shown = file.getvalue()
+    assert all(said in shown for said in ("epoch 0", "1/4", "loss 0.5", "[not markup]"))
+    assert ("25%" in shown) == (style == "tqdm")
+
+
+def test_options_are_for_what_draws():
+    screen, file = paper(terminal=True)
+    options = {"leave": True, "theme": {"metrics_format": ".3f"}}
+
+    screen.render(Render("epoch 0", 4, 4, done=True, metrics={"loss": 0.5}, options=options), TrainEpochEnd(step=4))
+    screen.close()
+
+    assert "loss 0.500" in file.getvalue()
+    assert "batches" not in file.getvalue()
+
+
+def test_an_unknown_style_is_refused():
+    screen, _ = paper()
+
+    with pytest.raises(ValueError, match=r"^Render: style must be 'rich' or 'tqdm', got 'ascii'. Another way to draw"):
+        screen.render(Render("epoch 0", style="ascii"), TrainBatchEnd())
+
+
+class Notes:
+    """A renderer that notes what it is given, and may fail to close."""
+
+    def __init__(self, error=None):
+        self.seen, self.error = [], error
+
+    def render(self, effect, event):
+        self.seen.append((effect, event))
+
+    def close(self):
+        self.seen.append("closed")
+        if self.error is not None:
+            raise self.error
+
+
+def test_a_renderer_is_given_all_that_is_its_own_and_closed_once_with_no_terminal_too():
+    screen, file = paper()
+    one, other = Notes(), Notes()
+    mine = [
+        Render("epoch 0", 1, done=True, renderer=one),
+        Render("validation", 1, renderer=other, part_of="epoch 0", done=True),
+    ]
+    rest = Render("epoch 0", 4, done=True)
+
+    for effect in (*mine, rest, mine[0]):
+        screen.render(effect, TrainBatchEnd(step=1))
+    screen.say("hello")
+    screen.close()
+    screen.close()
+
+    assert one.seen == [(mine[0], TrainBatchEnd(step=1))] * 2 + ["closed"]
+    assert other.seen == [(mine[1], TrainBatchEnd(step=1)), "closed"]
+    assert file.getvalue() == "epoch 0: 4 batches, step 1, 0.0 s\nhello\n"
+
+
+def test_all_that_draw_are_closed_whatever_one_raises():
+    screen, file = paper(terminal=True)
+    one, other = Notes(OSError("no")), Notes()
+
+    screen.render(Render("epoch 0", 1), TrainBatchEnd())
+    for renderer in (other, one):
+        screen.render(Render("epoch 0", 1, renderer=renderer), TrainBatchEnd())
+    with pytest.raises(OSError, match="no"):
+        screen.close()
+
+    assert (one.seen[-1], other.seen[-1]) == ("closed", "closed")
+    assert file.getvalue().count("\x1b[?25h") == 1  # the cursor is there again
 
 
 def test_print_shows_its_text():

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fncb import formats, store
+from fncb.disk import Disk
 from fncb.packing import DEEPEST
 from fncb.store import DamagedCheckpoint
 
@@ -424,6 +425,113 @@ def test_deleting_what_is_gone_is_no_error(checkpoint):
     store.delete(checkpoint)
 
     assert not checkpoint.exists()
+
+
+# Links.
+
+
+def test_a_link_leads_to_a_file_and_takes_the_place_of_one_in_one_step(checkpoint):
+    folder, last = checkpoint.parent, checkpoint.parent / "last.safetensors"
+    store.write(folder / "in" / "b.safetensors", {"step": 9})
+    seen = []
+
+    class Watched(Disk):
+        def replace(self, path, new):
+            seen.append(store.read_header(new).get("step") if new.exists() else None)
+            super().replace(path, new)
+
+    store.point(last, checkpoint, within=folder, disk=Watched())
+    store.point(last, folder / "in" / "b.safetensors", within=folder, disk=Watched())
+
+    assert seen == [None, 3]  # until it leads elsewhere it leads where it did
+    assert store.read_header(last)["step"] == 9
+    assert os.readlink(last) == "in/b.safetensors"  # so that the folder can be moved
+    assert sorted(path.name for path in folder.iterdir()) == [checkpoint.name, "in", "last.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_is_no_link_is_not_replaced_by_one(checkpoint, kind):
+    name = checkpoint.parent / "last.safetensors"
+    if kind == "directory":
+        name.mkdir()
+    else:
+        name.write_bytes(b"mine")
+
+    with pytest.raises(FileExistsError, match=r"store.point: the name must be free or a symbolic link, got .*last"):
+        store.point(name, checkpoint)
+    assert not name.is_symlink()
+
+
+def test_a_link_and_what_it_leads_to_stay_within_a_folder(checkpoint, tmp_path_factory):
+    folder, outside = checkpoint.parent, tmp_path_factory.mktemp("outside")
+    store.write(outside / "b.safetensors", {})
+    (folder / "leads-out").symlink_to(outside)
+    (folder / "last.safetensors").symlink_to(outside / "b.safetensors")  # as somebody else left it
+
+    for path, to in (
+        (folder / "new.safetensors", outside / "b.safetensors"),
+        (outside / "new.safetensors", checkpoint),
+        (folder / "leads-out" / "new.safetensors", checkpoint),
+        (folder / "new.safetensors", folder / "leads-out" / "b.safetensors"),
+        (folder / ".." / "new.safetensors", checkpoint),
+    ):
+        with pytest.raises(ValueError, match=r"store\.point: the path must stay inside"):
+            store.point(path, to, within=folder)
+    store.point(folder / "last.safetensors", checkpoint, within=folder)
+
+    assert os.readlink(folder / "last.safetensors") == checkpoint.name
+    assert [path.name for path in outside.iterdir()] == ["b.safetensors"]
+
+
+def test_where_there_are_no_links_the_error_names_the_path_and_nothing_is_left(checkpoint):
+    class Without(Disk):
+        def symlink(self, *_):
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+    class Failing(Disk):
+        def replace(self, *_):
+            raise OSError(errno.EIO, "Input/output error")
+
+    for disk in (Without(), Failing()):
+        with pytest.raises(OSError, match=r"store.point: .*last\.safetensors"):
+            store.point(checkpoint.parent / "last.safetensors", checkpoint, disk=disk)
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+
+
+def test_a_link_to_a_file_that_is_seen_itself_is_left_out(checkpoint, tmp_path_factory):
+    folder, elsewhere = checkpoint.parent, tmp_path_factory.mktemp("elsewhere") / "b.safetensors"
+    store.write(elsewhere, {"step": 5})
+    store.point(folder / "last.safetensors", checkpoint)
+    store.point(folder / "linked.safetensors", elsewhere)
+    (folder / "broken.safetensors").symlink_to("nowhere")
+
+    found, rejected = store.survey(folder)
+
+    assert found == [folder / "linked.safetensors", checkpoint]
+    assert [each.path.name for each in rejected] == ["broken.safetensors"]
+
+
+# Weights alone.
+
+
+def test_the_latest_to_go_on_from_is_no_file_of_weights_alone(tmp_path):
+    whole, light = tmp_path / "whole.safetensors", tmp_path / "light.safetensors"
+    store.write(tmp_path / "old.safetensors", {"step": 1, "weights_only": True})
+    store.write(whole, {"step": 3})
+    store.write(light, {"step": 5, "weights_only": True})
+
+    assert store.latest(tmp_path).path == light
+    found = store.latest(tmp_path, to_go_on=True)
+    assert found.path == whole
+    assert [each.path for each in found.rejected] == [light]
+    assert "which holds weights alone. Load them with fncb.load" in found.rejected[0].reason
+
+
+def test_the_first_version_of_a_name_can_be_chosen(tmp_path):
+    path = tmp_path / "test.safetensors"
+    for name in ("test", "test-v9", "test-v10"):
+        assert store.free_name(path, first=9) == tmp_path / f"{name}.safetensors"
+        store.write(store.free_name(path, first=9), {})
 
 
 def nested(levels: int, leaf):

@@ -10,7 +10,8 @@ from torch import nn
 
 import fncb
 from fncb import store
-from fncb.callbacks import checkpoint
+from fncb.callbacks import checkpoint, ema
+from fncb.tree import leaves
 from fncb.weights import load_torch, must_fit, not_finite, take_what_fits
 
 
@@ -76,6 +77,87 @@ def test_a_path_that_is_not_there_is_told(tmp_path):
 def test_an_empty_directory_is_told(tmp_path):
     with pytest.raises(ValueError, match="load: path must be a checkpoint or a directory with one"):
         fncb.load(tmp_path)
+
+
+def stepped(tmp_path, states, model=None):
+    """A checkpoint of a tied model whose callbacks keep tensors so."""
+    path = tmp_path / "a.safetensors"
+    model = tied().state_dict() if model is None else model
+    flat = {key: dict(leaves(state)) for key, state in states.items()}
+    store.write(path, {"step": 1, "model": model, "step_state": {"states": flat}})
+    return path, model
+
+
+@pytest.mark.parametrize("within", [None, "average"])
+def test_averages_take_the_place_of_the_weights(tmp_path, within):
+    average = {"0.weight": torch.full((2, 2), 0.5), "0.bias": torch.zeros(2)}  # of two tied weights, one
+    path, model = stepped(tmp_path, {"ema": {within: average, "n": torch.tensor(3)} if within else average})
+
+    found = fncb.load(path, averaged="ema")
+
+    assert found.keys() == model.keys()
+    assert found["0.weight"].tolist() == found["1.weight"].tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert found["0.bias"].tolist() == [0.0, 0.0]
+    assert torch.equal(found["1.bias"], model["1.bias"])  # nobody averages it
+    again = tied()
+    again.load_state_dict(found)
+    assert again[0].weight.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert torch.equal(fncb.load(path)["0.weight"], model["0.weight"])
+
+
+@pytest.mark.parametrize("within", [None, "average"])
+def test_a_weight_may_be_named_as_if_it_were_an_average(tmp_path, within):
+    model = {name: torch.zeros(1) for name in ("weight", "average.weight")}
+    average = {"weight": torch.ones(1), "average.weight": torch.full((1,), 2.0)}
+    path, _ = stepped(tmp_path, {"ema": {within: average} if within else average}, model)
+
+    assert fncb.load(path, averaged="ema") == average
+
+
+def test_a_key_of_nobody_who_keeps_weights_says_who_does(tmp_path):
+    states = {
+        "skip_nonfinite": {"skipped": torch.tensor(0)},
+        "other": {"1.bias": torch.zeros(3)},  # of another shape
+        "swa": {"average": {"1.bias": torch.zeros(2)}},
+        "ema": {"0.bias": torch.zeros(2)},
+    }
+    path, model = stepped(tmp_path, states)
+    store.write(tmp_path / "light.safetensors", {"weights_only": True, "model": model})
+
+    for key in ("emma", "skip_nonfinite", "other"):
+        with pytest.raises(ValueError, match=rf"load: averaged must be the key .*, got '{key}'\. .* \['ema', 'swa'\]"):
+            fncb.load(path, averaged=key)
+    with pytest.raises(ValueError, match=r"got 'ema'\. In .*light\.safetensors there are \[\]\."):
+        fncb.load(tmp_path / "light.safetensors", averaged="ema")
+
+
+def test_the_averages_of_a_run_are_loaded(tmp_path):
+    task = fncb.Task(
+        nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1)),
+        loss=lambda model, x: model(x).mean(),
+        optimizer=partial(torch.optim.SGD, lr=0.5),
+    )
+    callbacks = [ema(0.5), checkpoint(tmp_path)]
+    run = fncb.fit(task, [torch.ones(4, 2)] * 2, callbacks=callbacks, max_epochs=2, compile=False, progress=False)
+
+    found, own = fncb.load(tmp_path, averaged="ema"), fncb.load(tmp_path)
+
+    assert found.keys() == own.keys()
+    assert torch.equal(found["1.bias"], dict(leaves(run.step_state["ema"]))["1.bias"])
+    assert not torch.equal(found["1.bias"], own["1.bias"])
+    assert found["1.num_batches_tracked"] == own["1.num_batches_tracked"]
+
+
+def test_weights_alone_are_loaded_too(tmp_path):
+    model = nn.Linear(2, 1)
+    task = fncb.Task(model, loss=lambda model, x: model(x).mean(), optimizer=partial(torch.optim.SGD, lr=0.5))
+    run = {"max_epochs": 1, "compile": False, "progress": False}
+    fncb.fit(task, [torch.ones(4, 2)], callbacks=checkpoint(tmp_path, save_weights_only=True), **run)
+    (path,) = tmp_path.glob("*.safetensors")
+
+    torch.testing.assert_close(fncb.load(path), dict(model.state_dict()), rtol=0, atol=0)
+    torch.testing.assert_close(fncb.load(tmp_path), dict(model.state_dict()), rtol=0, atol=0)
+    assert "optimizer" not in store.read(path)
 
 
 @pytest.mark.parametrize("within", ["state_dict", "model_state_dict", "model", None])

@@ -31,6 +31,9 @@ def accumulation_schedule(scheduling: Mapping[int, int], *, key: str = "accumula
       >>> schedule = accumulation_schedule({2: 4})
       >>> [schedule.transition(schedule.init(), TrainEpochStart(epoch=epoch))[1] for epoch in (1, 2)]
       [(SetAccumulation(n=1),), (SetAccumulation(n=4),)]
+
+    Known as:
+      `GradientAccumulationScheduler` in Lightning.
     """
     if not isinstance(scheduling, Mapping) or not scheduling:
         raise TypeError(

@@ -3,6 +3,7 @@
 from math import inf, isnan
 
 from fncb.callback import Callback, Emit, EmptyState, StepHooks, emit
+from fncb.callbacks.norms import total_norm
 from fncb.events import BeforeOptimizerStep
 
 
@@ -34,6 +35,9 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, key: str | None =
 
     Reference:
       Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, algorithm 1.
+
+    Known as:
+      `gradient_clip_val` in Lightning, `clip_grad_norm_` in torch, `clip_by_global_norm` in optax.
     """
     for name, value in (("max_norm", max_norm), ("norm_type", norm_type)):
         if isnan(value) or not 0 < value <= inf:
@@ -45,12 +49,9 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, key: str | None =
         grads = event.grads
         if not grads:
             return emit(state, metrics={"grad_norm": torch.zeros(())})
-        # in float32 at least: a norm overflows half precision, and the factor underflows it
-        wide = {name: grad.to(torch.promote_types(grad.dtype, torch.float32)) for name, grad in grads.items()}
-        norms = [torch.linalg.vector_norm(grad, norm_type) for grad in wide.values()]
-        norm = torch.linalg.vector_norm(torch.stack(norms), norm_type)
-        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        clipped = {name: (wide[name] * factor).to(grad.dtype) for name, grad in grads.items()}
+        norm = total_norm(grads.values(), norm_type)
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # in float32 at least: it underflows half precision
+        clipped = {name: (grad.to(norm.dtype) * factor).to(grad.dtype) for name, grad in grads.items()}
         return emit(state, grads=clipped, metrics={"grad_norm": norm.float()})
 
     return Callback(

@@ -1,14 +1,14 @@
 """Stop training once a metric has stopped improving."""
 
-from collections.abc import Callable
 from math import inf, isfinite
 from typing import Any, Literal
 
 import attrs
 
 from fncb.callback import Callback, Emit, emit
+from fncb.callbacks.pausing import pausing
 from fncb.effects import Print, Stop
-from fncb.events import MissingMetric, TrainEpochEnd, ValidationEnd
+from fncb.events import MissingMetric, TrainEnd, TrainEpochEnd, ValidationEnd
 
 Reason = Literal["non_finite", "stopping_threshold", "divergence_threshold", "patience"]
 
@@ -22,6 +22,9 @@ class EarlyStopState:
       stale: checks in a row, up to now, that did not beat `best`.
       reason: why it last asked to stop; None while it has not.
       stopped_epoch: 0-based epoch of the check at which it last asked; None while it has not.
+      reason_message: the sentence that it last asked with; None while it has not.
+      validated: epoch of the last check when a validation ended; None before the first.
+      missed: epoch of a validation without the metric, while its end may still bring it; None otherwise.
       paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
     """
 
@@ -29,6 +32,9 @@ class EarlyStopState:
     stale: int = 0
     reason: Reason | None = None
     stopped_epoch: int | None = None
+    reason_message: str | None = None
+    validated: int | None = None
+    missed: int | None = None
     paused: bool = False
 
 
@@ -42,7 +48,7 @@ def early_stop(
     stopping_threshold: float | None = None,
     divergence_threshold: float | None = None,
     strict: bool = True,
-    check_on_train_epoch_end: bool = False,
+    check_on_train_epoch_end: bool | None = None,
     verbose: bool = False,
     key: str | None = None,
 ) -> Callback[EarlyStopState]:
@@ -54,6 +60,10 @@ def early_stop(
     finite. Where the run goes on regardless (`min_epochs`), each further check is judged and may ask again. The
     sanity check, validation outside training and what a `fast_dev_run` measures are not checks.
 
+    A check is made whenever a validation ends that has the metric. In an epoch without one, it is made when the epoch
+    ends, if the metric is there then. So an epoch without a validation has no check of a metric of validations. A run
+    that ends without any check prints a line that says so.
+
     Args:
       monitor: the metric's name.
       min_delta: in the metric's unit, 0 or more.
@@ -62,8 +72,11 @@ def early_stop(
       check_finite: whether NaN or infinity stops at once; otherwise such a check is stale.
       stopping_threshold: in the metric's unit; None for none.
       divergence_threshold: in the metric's unit; None for none.
-      strict: whether a check without the metric is an error; otherwise it is passed over.
-      check_on_train_epoch_end: whether to check at the end of each training epoch and not after each validation.
+      strict: whether it is an error if the metric is not there when it should be: at the moment that
+        `check_on_train_epoch_end` chooses or, with None, neither at a validation nor at the end of its epoch. Otherwise
+        that is passed over.
+      check_on_train_epoch_end: True makes each check when a training epoch ends, False when a validation ends; None, as
+        above.
       verbose: whether to print improvements, and checks without the metric.
       key: names the state; `early_stop(<monitor>)` by default.
 
@@ -84,6 +97,9 @@ def early_stop(
       Prechelt, "Early Stopping - But When?", 1998: criterion UP_s, counted from the best.
 
     Lightning's `log_rank_zero_only` is left out: what a hook prints is printed once.
+
+    Known as:
+      `EarlyStopping` in Lightning and Keras.
     """
     config = {name: value for name, value in locals().items() if name != "key"}
     if not isinstance(monitor, str) or not monitor:
@@ -97,21 +113,18 @@ def early_stop(
     for name in ("stopping_threshold", "divergence_threshold"):
         if config[name] is not None and not _is_number(config[name]):
             raise ValueError(f"early_stop: {name} must be a finite number or None, got {config[name]!r}.")
+    if check_on_train_epoch_end not in (None, True, False):
+        raise ValueError(
+            f"early_stop: check_on_train_epoch_end must be True, False or None, got {check_on_train_epoch_end!r}."
+        )
+    either = check_on_train_epoch_end is None
     sign = 1.0 if mode == "min" else -1.0  # sign * value: less is better
 
     def check(state: EarlyStopState, event: ValidationEnd | TrainEpochEnd) -> EarlyStopState | Emit[EarlyStopState]:
-        if state.paused:
-            return state
-        if monitor not in event.metrics:
-            where, there = f"{type(event).__name__} at step {event.step}", list(event.metrics)
-            missing = f"early_stop: no metric {monitor!r} in {where}. It has {there}."
-            if strict:
-                raise MissingMetric(f"{missing} Pass `strict=False` to pass over such checks.")
-            return emit(state, Print(missing)) if verbose else state
-
         def stop(reason: Reason, text: str, **changes: int) -> Emit[EarlyStopState]:
-            asked = attrs.evolve(state, reason=reason, stopped_epoch=event.epoch, **changes)
-            return emit(asked, Stop(f"{monitor} {text}"))
+            asks = Stop(f"{monitor} {text}")
+            told = {"reason": reason, "stopped_epoch": event.epoch, "reason_message": asks.reason}
+            return emit(attrs.evolve(state, **told, **changes), asks)
 
         value = event.metrics[monitor]  # waits for the device, once a check
         if check_finite and not isfinite(value):
@@ -131,24 +144,46 @@ def early_stop(
         past = "has not been finite" if state.best is None else f"has not improved on {state.best:g}"
         return stop("patience", f"{past} in {stale} check{'s' if stale > 1 else ''}", stale=stale)
 
-    def pause(now: Callable[[Any], bool]) -> Any:
-        return lambda state, event: attrs.evolve(state, paused=now(event))
+    def miss(state: EarlyStopState, event: ValidationEnd | TrainEpochEnd) -> EarlyStopState | Emit[EarlyStopState]:
+        where, there = f"{type(event).__name__} at step {event.step}", list(event.metrics)
+        missing = f"early_stop: no metric {monitor!r} in {where}. It has {there}."
+        if strict:
+            raise MissingMetric(f"{missing} Pass `strict=False` to pass over such checks.")
+        return emit(state, Print(missing)) if verbose else state
 
-    moment: dict[str, Any] = {"on_train_epoch_end": check}
-    if not check_on_train_epoch_end:
-        moment = {
-            "on_validation_end": check,
-            "on_sanity_check_start": pause(lambda _: True),
-            "on_sanity_check_end": pause(lambda _: False),
-        }
+    def on_validation_end(state: EarlyStopState, event: ValidationEnd) -> EarlyStopState | Emit[EarlyStopState]:
+        if state.paused:
+            return state
+        if monitor in event.metrics:
+            return check(attrs.evolve(state, validated=event.epoch), event)
+        if either and state.missed in (None, event.epoch):
+            return attrs.evolve(state, missed=event.epoch)
+        return miss(state, event)  # with None, of a loop that does not tell when its epochs end
+
+    def on_train_epoch_end(state: EarlyStopState, event: TrainEpochEnd) -> EarlyStopState | Emit[EarlyStopState]:
+        if state.paused or (either and event.epoch == state.validated):
+            return state
+        if monitor in event.metrics:
+            return check(attrs.evolve(state, missed=None), event)
+        if either and state.missed is None:
+            return state  # there was no validation
+        return miss(attrs.evolve(state, missed=None), event)
+
+    def on_train_end(state: EarlyStopState, event: TrainEnd) -> EarlyStopState | Emit[EarlyStopState]:
+        checked = state.best is not None or state.stale > 0 or state.reason is not None
+        if state.paused or checked:
+            return state
+        return emit(state, Print(f"early_stop: nothing was checked: no check was due at an event with {monitor!r}"))
+
     return Callback(
         key=key or f"early_stop({monitor})",
         init=EarlyStopState,
-        emits=(Stop, Print) if verbose else (Stop,),
+        emits=(Stop, Print),
         config=config,
-        setup=pause(lambda event: event.stage != "fit" or event.fast_dev_run),
-        teardown=pause(lambda _: False),
-        **moment,
+        on_validation_end=None if check_on_train_epoch_end else on_validation_end,
+        on_train_epoch_end=on_train_epoch_end if either or check_on_train_epoch_end else None,
+        on_train_end=on_train_end,
+        **pausing(),
     )
 
 

@@ -33,10 +33,16 @@ def file_name(template: str, value_of: Callable[[str], float], insert_names: boo
     return _FIELD.sub(filled, template)
 
 
-def check_template(who: str, template: str, insert_names: bool = True) -> None:
+def fields_of(template: str) -> set[str]:
+    """The names of a template's fields."""
+    return {name for name, _ in _FIELD.findall(template)}
+
+
+def check_template(who: str, template: str, insert_names: bool = True, what: str = "filename") -> None:
     """Raises if a template is malformed or could name a file outside the folder that it is for.
 
-    What a field becomes is a number, so an example tells: values bring no slash and no second dot in a row.
+    `what` is the name of the argument. What a field becomes is a number, so an example tells: values bring no slash and
+    no second dot in a row.
 
     Raises:
       TypeError: if it is not text.
@@ -49,17 +55,17 @@ def check_template(who: str, template: str, insert_names: bool = True) -> None:
       ValueError: checkpoint: filename must name a file inside its folder, got '../{epoch}'.
     """
     if not isinstance(template, str):
-        raise TypeError(f"{who}: filename must be text, got {template!r}.")
+        raise TypeError(f"{who}: {what} must be text, got {template!r}.")
     between = _FIELD.sub("", template)
     if "{" in between or "}" in between:
-        raise ValueError(f"{who}: filename must hold fields as {{name}} or {{name:format}}, got {template!r}.")
+        raise ValueError(f"{who}: {what} must hold fields as {{name}} or {{name:format}}, got {template!r}.")
     try:
         for name, spec in _FIELD.findall(template):
             if not _FORMAT.fullmatch(spec):
                 raise ValueError(f"Unknown format {spec!r} of {name!r}")
         example = file_name(template, lambda name: 0 if name in ("epoch", "step") else 0.5, insert_names)
     except ValueError as error:
-        raise ValueError(f"{who}: filename must hold formats such as 03d or .2f, got {template!r}. {error}.") from None
+        raise ValueError(f"{who}: {what} must hold formats such as 03d or .2f, got {template!r}. {error}.") from None
     path = PureWindowsPath(example)  # knows both kinds of slash, and drives
     if path.anchor or ".." in path.parts or example[-1:] in ("", "/", "\\") or not example.isprintable():
-        raise ValueError(f"{who}: filename must name a file inside its folder, got {template!r}.")
+        raise ValueError(f"{who}: {what} must name a file inside its folder, got {template!r}.")

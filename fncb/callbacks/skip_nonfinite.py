@@ -37,6 +37,9 @@ def skip_nonfinite(*, key: str = "skip_nonfinite") -> Callback[EmptyState]:
       >>> out = guard.on_after_backward(state, bad)
       >>> out.replaced["skip"], out.state
       (tensor(True), {'skipped': tensor(1)})
+
+    Known as:
+      `apply_if_finite` in optax.
     """
 
     def init(params: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -64,6 +64,9 @@ def timer(
       >>> state.elapsed(5.0), limit.transition(state, TrainBatchEnd(seconds=12.5))[1]
       (3.0, (Stop(reason='training has taken 10.5 s of 10.0 s'),))
 
+    Known as:
+      `Timer` in Lightning.
+
     Lightning's `verbose` is left out: a run says why it stopped. Its `time_remaining` is `duration` less `elapsed`.
     """
     limit = None if duration is None else seconds_of("timer: duration", duration)

@@ -21,16 +21,20 @@ class Sink:
     Attributes:
       log: given the metrics and the event that they belong to (its `epoch`, `step` and `seconds`). The metrics may
         still be on the device: keep them and read them when many are written.
-      close: writes what is left.
+      close: writes what is left, at the end.
       image: given a name, an image and the event; the image is a tensor (channels, height, width), of 1, 3 or 4
         channels with values in [0, 1]. None for a sink that shows none.
       histogram: given a name, a tensor of any shape and the event. None for a sink that shows none.
+      start: called when a run begins; None if there is nothing to be done.
+      fail: called in place of `close` if the run has failed; None if that makes no difference.
     """
 
     log: Callable[[Metrics, Event], None]
     close: Callable[[], None]
     image: Callable[[str, Any, Event], None] | None = None
     histogram: Callable[[str, Any, Event], None] | None = None
+    start: Callable[[], Any] | None = None
+    fail: Callable[[], None] | None = None
 
 
 class Sinks:
@@ -42,6 +46,7 @@ class Sinks:
 
     Attributes:
       resting: whether nothing goes to them for now.
+      failed: whether the run has failed.
     """
 
     HEAR = frozenset((TrainBatchEnd, TrainEpochEnd, ValidationEnd, TestEnd))
@@ -49,7 +54,7 @@ class Sinks:
 
     def __init__(self, sinks: Iterable[Sink], every: int):
         self._sinks, self._every = tuple(sinks), every
-        self.resting = False
+        self.resting = self.failed = False
 
     def __bool__(self) -> bool:
         return bool(self._sinks)
@@ -81,11 +86,20 @@ class Sinks:
             if sink.histogram is not None:
                 sink.histogram(effect.name, effect.values, event)
 
+    def start(self) -> None:
+        """Tells all of them that the run begins; if one raises, those that began are closed."""
+        with ExitStack() as closing:
+            for sink in self._sinks:
+                if sink.start is not None:
+                    sink.start()
+                closing.callback(sink.fail or sink.close)
+            closing.pop_all()
+
     def close(self) -> None:
         """Closes all of them, whatever one raises."""
         with ExitStack() as closing:
             for sink in self._sinks:
-                closing.callback(sink.close)
+                closing.callback(sink.fail if self.failed and sink.fail else sink.close)
 
 
 def tell_what_nobody_shows(callbacks: Callback[Any], sinks: Sinks) -> None:

@@ -3,11 +3,13 @@ from math import inf, nan
 from pathlib import Path
 
 import pytest
+import torch
 
 from fncb import events as ev
 from fncb.callback import compose
 from fncb.callbacks.checkpoint import Asked, CheckpointState, checkpoint
-from fncb.effects import Delete, Print, Save
+from fncb.effects import Delete, Link, Print, Save
+from tests.conformance.runs import batches, task, train
 from tests.folding import fold
 
 SAVE, DELETE = partial(Save, within="d"), partial(Delete, within="d")
@@ -37,6 +39,10 @@ def at(*epochs, last=False):
     """The names of the files that `checks` leads to, by epoch."""
     return tuple(f"d/{'last-' * last}epoch={epoch}-step={5 * (epoch + 1)}.safetensors" for epoch in epochs)
 
+
+CUT = {"epoch": 1, "step": 7, "error": "ValueError", "message": "no"}
+CTRL_C = {**CUT, "error": "KeyboardInterrupt"}
+RESCUE = "d/rescue-epoch=1-step=7.safetensors"
 
 better = [1 / 2**i for i in range(20)]
 
@@ -70,7 +76,7 @@ def test_which_states_are_kept(mode, k, values, kept):
     assert fold(checkpoint("d", monitor="val_loss", mode=mode, save_top_k=k), checks(*values)).files == at(*kept)
 
 
-def test_each_file_is_remembered_with_its_score():  # F36
+def test_each_file_is_remembered_with_its_score():
     run = fold(checkpoint("d", monitor="val_loss", save_top_k=3), checks(0.1, 0.2, 0.3))
 
     assert run.state == CheckpointState(
@@ -91,20 +97,15 @@ def test_a_score_that_is_not_finite_is_remembered_as_none():  # a state with NaN
     assert (run.state.best_model_path, run.state.best_model_score, run.state.current_score) == (at(0)[0], 1.0, None)
 
 
-def test_epoch_and_step_can_be_monitored():  # F34
-    by_epoch = fold(checkpoint("d", monitor="epoch", mode="max", save_top_k=-1), checks(0.1, 0.2, 0.3))
-    by_step = fold(checkpoint("d", monitor="step", mode="max"), checks(0.1, 0.2, 0.3))
+def test_the_step_can_be_monitored():
+    run = fold(checkpoint("d", monitor="step", mode="max"), checks(0.1, 0.2, 0.3))
 
-    assert (by_epoch.state.best_model_path, by_epoch.state.best_model_score) == (at(2)[0], 2)
-    assert min(by_epoch.state.best_k_models, key=by_epoch.state.best_k_models.get) == at(0)[0]
-    assert by_epoch.files == at(0, 1, 2)
-    assert (by_step.files, by_step.state.best_model_score) == (at(2), 15)
+    assert (run.files, run.state.best_model_score) == (at(2), 15)
 
 
-def test_without_a_metric_the_newest_is_kept():  # F31
+def test_without_a_metric_the_newest_is_kept():
     run = fold(checkpoint("d"), training(epochs=3, batches=5))
 
-    assert run.of(Save) == tuple(map(SAVE, at(0, 1, 2)))
     assert run.files == at(2)
     assert run.state == CheckpointState(best_model_path=at(2)[0], epoch=2, step=15)
 
@@ -114,25 +115,6 @@ def test_without_a_metric_all_can_be_kept():
 
 
 # When.
-
-
-@pytest.mark.parametrize(
-    ("k", "epochs", "every", "saves"), [(1, 1, 64, 1), (2, 2, 64, 2), (2, 1, 16, 4), (2, 2, 19, 6)]
-)
-def test_how_often_it_saves(k, epochs, every, saves):  # F25; 19 batches are .3 of 64
-    def saved(**settings):
-        events = training(epochs=epochs, batches=64, validate_every=every, values=better)
-        return len(fold(checkpoint("d", **settings), events).of(Save))
-
-    assert saved(monitor="val_loss", save_top_k=k) == saves
-    assert saved(monitor="val_loss", save_top_k=k, save_last=True) == 2 * saves
-    assert saved() == saves
-
-
-def test_it_saves_every_n_steps():  # F27
-    run = fold(checkpoint("d", save_top_k=-1, every_n_train_steps=16, filename="{step}"), training(2, 64))
-
-    assert run.files == tuple(f"d/step={step}.safetensors" for step in (16, 32, 48, 64, 80, 96, 112, 128))
 
 
 def test_batches_that_share_a_step_are_saved_once():
@@ -179,6 +161,54 @@ def test_it_saves_every_n_epochs():
     ).files == at(1, 3)
 
 
+MINUTE = {"minutes": 1}
+
+
+def timed(*seconds, accumulate=1):
+    """Batches that end at so many seconds; `val_loss` is measured where the batch's number is a multiple of 4."""
+    for i, second in enumerate(seconds, 1):
+        at = {"step": -(-i // accumulate), "seconds": second}
+        yield ev.TrainBatchEnd(**at, metrics={"loss": 1.0})
+        if i % 4 == 0:
+            yield ev.ValidationEnd(**at, metrics={"val_loss": 1 / i})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "saved"),
+    [
+        ((59.5, 60.0, 119.5, 120.0, 121.0), (2, 4)),  # once it is reached exactly
+        ((61.0, 120.0, 120.5, 121.0), (1, 4)),  # counted from the last check, not from when it was due
+        ((200.0, 201.0, 260.0), (1, 3)),  # what was missed is not made up for
+    ],
+)
+def test_it_saves_when_so_much_time_has_passed(seconds, saved):
+    run = fold(checkpoint("d", save_top_k=-1, train_time_interval=MINUTE, filename="{step}"), timed(*seconds))
+
+    assert run.files == tuple(f"d/step={step}.safetensors" for step in saved)
+    assert run.state.seconds == seconds[saved[-1] - 1]
+
+
+def test_when_its_time_has_come_it_waits_for_a_metric_of_the_validation():
+    best = checkpoint("d", monitor="val_loss", save_top_k=-1, train_time_interval=MINUTE, filename="{step}")
+
+    assert fold(best, timed(61, 62, 63, 64, 65, 66, 67, 68)).files == ("d/step=4.safetensors",)
+    assert fold(best, timed(1, 2, 3, 4, 5, 6, 7, 60)).files == ("d/step=8.safetensors",)
+
+
+def test_the_time_of_a_run_goes_on_when_it_is_resumed():
+    newest = checkpoint("d", train_time_interval=MINUTE)
+    cut = fold(newest, [ev.TrainBatchEnd(step=9, seconds=70.0)]).state
+    again = [ev.TrainBatchEnd(step=10, seconds=129.5), ev.TrainBatchEnd(step=11, seconds=130.0)]
+
+    assert fold(newest, again, cut, files=[cut.best_model_path]).files == ("d/epoch=0-step=11.safetensors",)
+
+
+def test_batches_that_share_a_step_are_saved_once_whatever_the_time():
+    every = checkpoint("d", save_top_k=-1, train_time_interval={"seconds": 1}, filename="{step}")
+
+    assert fold(every, timed(2, 4, 6, 8, accumulate=2)).files == ("d/step=1.safetensors", "d/step=2.safetensors")
+
+
 @pytest.mark.parametrize(
     ("arguments", "heard"),
     [
@@ -190,6 +220,14 @@ def test_it_saves_every_n_epochs():
         ({"monitor": "x", "save_on_train_epoch_end": False}, {ev.ValidationEnd}),
         ({"every_n_train_steps": 3}, {ev.TrainBatchEnd}),
         ({"monitor": "x", "every_n_train_steps": 3}, {ev.TrainBatchEnd, ev.ValidationEnd}),
+        ({"train_time_interval": {"hours": 1}}, {ev.TrainBatchEnd}),
+        ({"monitor": "x", "train_time_interval": {"hours": 1}}, {ev.TrainBatchEnd, ev.ValidationEnd}),
+        ({"every_n_train_steps": 0}, set()),  # 0 turns a trigger off, and there is no other
+        ({"every_n_epochs": 0}, set()),
+        ({"monitor": "x", "every_n_epochs": 0}, set()),
+        ({"save_on_train_epoch_end": True, "every_n_epochs": 0}, set()),
+        ({"every_n_epochs": 0, "every_n_train_steps": 3}, {ev.TrainBatchEnd}),
+        ({"every_n_train_steps": 0, "every_n_epochs": 1}, {ev.ValidationEnd, ev.TrainEpochEnd}),
     ],
 )
 def test_which_events_it_checks_at(arguments, heard):
@@ -222,6 +260,11 @@ def test_a_run_that_never_measured_the_metric_is_told():
     )
 
 
+@pytest.mark.parametrize("off", [{"every_n_epochs": 0}, {"every_n_train_steps": 0}])
+def test_a_run_whose_triggers_are_off_is_not_told_of_it(off):
+    assert fold(checkpoint("d", monitor="val_loss", **off), [*training(2, 5), ev.TrainEnd(step=10)]).effects == ()
+
+
 # Last.
 
 
@@ -233,29 +276,75 @@ def test_the_last_state_is_kept_in_a_file_of_its_own():
     assert run.state.best_model_path == at(0)[0]
 
 
-def test_only_the_last_state_can_be_kept():  # F33
-    assert fold(checkpoint("d", save_top_k=0, save_last=True), training(3, 5)).files == at(2, last=True)
+def test_the_name_of_the_last_file_can_be_chosen():
+    run = fold(checkpoint("d", save_top_k=0, save_last=True, last_filename="newest-{epoch:02d}"), training(3, 5))
+
+    assert run.files == ("d/newest-epoch=02.safetensors",)
 
 
-def test_a_new_run_in_the_same_folder_overwrites_nothing():  # F33, F38
-    first = fold(checkpoint("d", save_top_k=0, save_last=True), training(1, 5)).files
-    again = fold(checkpoint("d", save_top_k=0, save_last=True), training(1, 5), files=first)
+def test_the_last_state_is_saved_when_training_ends_if_no_check_was_due():
+    end = ev.TrainEnd(epoch=1, step=5)
+    saved = at(0, last=True)[0].replace("epoch=0", "epoch=1")
 
-    assert again.files == (*at(0, last=True), "d/last-epoch=0-step=5-v1.safetensors")
-    assert again.state.last_model_path == "d/last-epoch=0-step=5-v1.safetensors"
+    assert fold(checkpoint("d", every_n_epochs=9, save_last=True), [*training(1, 5), end]).files == (saved,)
+    assert fold(checkpoint("d", monitor="val_loss", save_last=True), [*training(1, 5), end]).files == (saved,)
+    assert fold(checkpoint("d", save_top_k=0, save_last=True), [*training(1, 5), end]).files == at(0, last=True)
+    assert fold(checkpoint("d", every_n_epochs=9, save_last=True), [ev.TrainEnd()]).files == ()  # nothing was trained
+    assert fold(checkpoint("d", every_n_epochs=9, save_last="link"), [end]).files == ()
+    trial = [ev.Setup(fast_dev_run=True), end]
+    assert fold(checkpoint("d", every_n_epochs=9, save_last=True), trial).files == ()
 
 
-def test_best_and_last_are_two_files():  # F40
-    losses = [1 - 0.1 * e if e % 2 == 0 else 1 + 0.1 * e for e in range(4)]
-    run = fold(checkpoint("d", monitor="val_loss", save_last=True), checks(*losses))
+LINK = partial(Link, "d/last.safetensors", within="d")
 
-    assert run.files == (*at(2), *at(3, last=True))
+
+def test_a_link_leads_to_the_newest_file_before_others_are_deleted():
+    run = fold(checkpoint("d", monitor="val_loss", save_last="link"), checks(2.0, 3.0, 1.0))
+
+    assert run.effects == (SAVE(at(0)[0]), LINK(to=at(0)[0]), SAVE(at(2)[0]), LINK(to=at(2)[0]), DELETE(at(0)[0]))
+    assert run.files == at(2)
+    assert run.state.last_model_path is None
+
+
+def test_a_link_leads_to_a_rescue_until_the_next_file():
+    run = fold(checkpoint("d", save_last="link", save_on_exception=True), [ev.ExceptionRaised(**CUT)])
+
+    assert run.of(Link) == (LINK(to=RESCUE),)
+
+
+def test_only_who_keeps_a_link_may_ask_for_one():
+    assert Link in checkpoint("d", save_last="link").emits
+    assert Link not in checkpoint("d", save_last=True).emits
 
 
 def test_a_score_that_is_not_finite_does_not_replace_the_last_state():  # promise 8
     run = fold(checkpoint("d", monitor="val_loss", save_top_k=0, save_last=True), checks(1.0, nan))
 
     assert run.files == at(0, last=True)
+
+
+# Weights alone.
+
+
+def test_files_may_hold_weights_alone_but_a_rescue_is_whole():
+    light = checkpoint("d", save_last=True, save_weights_only=True, save_on_exception=True)
+    cut = fold(light, [*training(1, 5), ev.ExceptionRaised(**CUT)])
+
+    assert cut.of(Save) == (
+        SAVE(at(0)[0], weights_only=True),
+        SAVE(at(0, last=True)[0], weights_only=True),
+        SAVE(RESCUE),
+    )
+
+
+def test_a_rescue_stays_until_there_is_another_file_to_go_on_from():
+    light = checkpoint("d", save_weights_only=True, save_on_exception=True)
+    cut = fold(light, [*training(1, 5), ev.ExceptionRaised(**CUT)])
+    on = fold(light, [ev.TrainEpochEnd(epoch=1, step=10)], cut.state, files=cut.files)
+    again = fold(light, [ev.ExceptionRaised(epoch=2, step=12, error="ValueError")], on.state, files=on.files)
+
+    assert on.files == (RESCUE, at(1)[0])
+    assert again.files == (at(1)[0], "d/rescue-epoch=2-step=12.safetensors")
 
 
 # What happens on disk.
@@ -390,6 +479,17 @@ def test_names_come_without_their_names_if_asked():
     )
 
 
+def test_files_go_to_a_folder_of_their_own_by_default():
+    assert checkpoint().config["dirpath"] == "checkpoints"
+    assert fold(checkpoint(), training(1, 5)).files == ("checkpoints/epoch=0-step=5.safetensors",)
+
+
+def test_the_first_version_of_a_name_can_be_chosen():
+    (save,) = fold(checkpoint("d", starting_version=9), training(1, 5)).of(Save)
+
+    assert save.starting_version == 9
+
+
 def test_a_home_folder_is_found(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
 
@@ -402,21 +502,39 @@ def test_a_home_folder_is_found(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"monitor": "x", "save_top_k": -3}, ValueError, "save_top_k must be -1 or more, got -3"),  # F42
-        ({"every_n_epochs": -3}, ValueError, "every_n_epochs must be 1 or more, got -3"),
-        ({"every_n_train_steps": -3}, ValueError, "every_n_train_steps must be 1 or more, got -3"),
-        ({"every_n_epochs": 0}, ValueError, "every_n_epochs must be 1 or more, got 0"),
+        ({"monitor": "x", "save_top_k": -3}, ValueError, "save_top_k must be -1 or more, got -3"),
+        ({"every_n_epochs": -3}, ValueError, "every_n_epochs must be 0 or more, got -3"),
+        ({"every_n_train_steps": -3}, ValueError, "every_n_train_steps must be 0 or more, got -3"),
+        ({"every_n_epochs": 1.0}, TypeError, "every_n_epochs must be 0 or more, got 1.0"),
         ({"save_top_k": 3}, ValueError, "save_top_k must be -1, 0 or 1, got 3. Pass `monitor=`"),
-        ({"every_n_epochs": 1, "every_n_train_steps": 5}, ValueError, "there must be one trigger"),
+        (
+            {"every_n_epochs": 1, "every_n_train_steps": 5},
+            ValueError,
+            "there must be one trigger, got every_n_epochs and every_n_train_steps. Drop one",
+        ),
+        ({"every_n_train_steps": 1, "train_time_interval": "00:00:00:09"}, ValueError, "there must be one trigger"),
+        ({"every_n_epochs": 1, "train_time_interval": {"hours": 1}}, ValueError, "there must be one trigger"),
         ({"save_on_train_epoch_end": True, "every_n_train_steps": 5}, ValueError, "there must be one trigger"),
+        ({"save_on_train_epoch_end": False, "train_time_interval": {"hours": 1}}, ValueError, "there must be one trig"),
+        ({"train_time_interval": "1 hour"}, ValueError, "train_time_interval must be 'DD:HH:MM:SS', got '1 hour'"),
+        ({"train_time_interval": 60}, TypeError, "train_time_interval must be 'DD:HH:MM:SS', a timedelta or"),
         ({"mode": "auto"}, ValueError, "mode must be 'min' or 'max', got 'auto'"),
-        ({"save_last": "link"}, ValueError, "save_last must be True or False, got 'link'"),
-        ({"save_top_k": True}, ValueError, "save_top_k must be -1 or more, got True"),
-        ({"save_top_k": None}, ValueError, "save_top_k must be -1 or more, got None"),
+        ({"save_last": "always"}, ValueError, "save_last must be True, False or 'link', got 'always'"),
+        ({"save_last": 1}, ValueError, "save_last must be True, False or 'link', got 1"),
+        ({"save_last": "link", "save_top_k": 0}, ValueError, "save_last='link' must have files .*, got save_top_k=0"),
+        ({"save_last": "link", "filename": "last"}, ValueError, "save_last='link' must have files .*, got filename="),
+        ({"save_top_k": True}, TypeError, "save_top_k must be -1 or more, got True"),
+        ({"save_top_k": None}, TypeError, "save_top_k must be -1 or more, got None"),
+        ({"starting_version": -1}, ValueError, "starting_version must be 0 or more, got -1"),
+        ({"starting_version": None}, TypeError, "starting_version must be 0 or more, got None"),
+        ({"save_weights_only": 1}, ValueError, "save_weights_only must be True or False, got 1"),
         ({"monitor": 3}, TypeError, "monitor must be a metric's name or None, got 3"),
         ({"dirpath": None}, TypeError, "dirpath must be a path, got None"),
         ({"filename": "../{epoch}"}, ValueError, "filename must name a file inside its folder"),
         ({"filename": "{epoch"}, ValueError, "filename must hold fields"),
+        ({"last_filename": "../{epoch}"}, ValueError, "last_filename must name a file inside its folder"),
+        ({"rescue_filename": "/{epoch}"}, ValueError, "rescue_filename must name a file inside its folder"),
+        ({"rescue_filename": "{loss}"}, ValueError, "rescue_filename must have no fields but {epoch} and {step}, got"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, error, message):
@@ -455,10 +573,15 @@ def test_its_arguments_are_its_config():
         "mode": "min",
         "save_top_k": 1,
         "save_last": False,
+        "save_weights_only": False,
         "every_n_epochs": None,
         "every_n_train_steps": None,
+        "train_time_interval": None,
         "filename": "{epoch}-{step}",
+        "last_filename": "last-{epoch}-{step}",
+        "rescue_filename": "rescue-{epoch}-{step}",
         "auto_insert_metric_name": True,
+        "starting_version": 1,
         "save_on_train_epoch_end": None,
         "verbose": False,
     }
@@ -467,14 +590,12 @@ def test_its_arguments_are_its_config():
 @pytest.mark.parametrize(
     ("interval", "per_epoch", "at"),
     [
-        (4, 4, ["ValidationEnd", "ValidationEnd", "ValidationEnd", "TrainEpochEnd"]),  # F25: val_check_interval=0.25
-        (5, 3, ["ValidationEnd", "ValidationEnd", "ValidationEnd"]),  # F25: 0.3, none at the end of the epoch
+        (4, 4, ["ValidationEnd", "ValidationEnd", "ValidationEnd", "TrainEpochEnd"]),  # val_check_interval=0.25
+        (5, 3, ["ValidationEnd", "ValidationEnd", "ValidationEnd"]),  # 0.3, none at the end of the epoch
         (16, 1, ["TrainEpochEnd"]),
     ],
 )
-def test_f25_without_a_monitor_a_validation_at_the_end_of_an_epoch_leaves_the_save_to_the_epoch(
-    interval, per_epoch, at
-):
+def test_without_a_monitor_a_validation_at_the_end_of_an_epoch_leaves_the_save_to_the_epoch(interval, per_epoch, at):
     saves, state, seen = checkpoint("runs"), checkpoint("runs").init(), []
     events = [ev.ValidationEnd(epoch=0, step=step, epoch_is_over=step == 16) for step in range(interval, 17, interval)]
 
@@ -486,10 +607,6 @@ def test_f25_without_a_monitor_a_validation_at_the_end_of_an_epoch_leaves_the_sa
 
 
 # What cuts a run off.
-
-CUT = {"epoch": 1, "step": 7, "error": "ValueError", "message": "no"}
-CTRL_C = {**CUT, "error": "KeyboardInterrupt"}
-RESCUE = "d/rescue-epoch=1-step=7.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -519,10 +636,21 @@ def test_a_rescue_goes_when_the_next_file_is_on_disk():
     assert fold(callback, checks(1.0, 0.5)[1:], cut.state, files=cut.files).files == at(1)
 
 
-def test_nothing_is_rescued_of_a_run_that_does_not_train():
-    events = [ev.Setup(stage="validate"), ev.ExceptionRaised(**CUT)]
+@pytest.mark.parametrize("before", [ev.Setup(stage="validate"), ev.Setup(fast_dev_run=True), ev.SanityCheckStart()])
+def test_nothing_is_rescued_of_a_run_that_does_not_train(before):
+    assert fold(checkpoint("d", save_on_exception=True), [before, ev.ExceptionRaised(**CUT)]).of(Save) == ()
 
-    assert fold(checkpoint("d", save_on_exception=True), events).of(Save) == ()
+
+def test_the_name_of_a_rescue_can_be_chosen():
+    saves = checkpoint("d", save_on_exception=True, rescue_filename="cut-{step}")
+
+    assert fold(saves, [ev.ExceptionRaised(**CUT)]).files == ("d/cut-step=7.safetensors",)
+
+
+def test_a_rescue_at_the_step_of_another_takes_its_place():
+    saves = checkpoint("d", save_on_exception=True)
+
+    assert len(fold(saves, [ev.ExceptionRaised(**CUT)] * 3).files) == 1
 
 
 def test_saving_in_the_background_is_asked_for():
@@ -533,3 +661,29 @@ def test_saving_in_the_background_is_asked_for():
 def test_when_to_save_is_checked_at_construction(bad):
     with pytest.raises(ValueError, match=f"checkpoint: {next(iter(bad))} must be"):
         checkpoint("d", **bad)
+
+
+# In a run.
+
+
+def test_a_file_that_has_the_name_of_the_link_stays(tmp_path, caplog):
+    last = tmp_path / "last.safetensors"
+    last.write_bytes(b"mine")
+
+    train(task(), batches(2), callbacks=checkpoint(tmp_path, save_last="link"), max_epochs=1)
+
+    assert last.read_bytes() == b"mine"
+    assert "no link: store.point: the name must be free or a symbolic link" in caplog.text
+
+
+def test_a_run_goes_on_exactly_from_what_was_saved_when_training_ended(tmp_path):
+    saves = checkpoint(tmp_path, every_n_epochs=0, save_last=True)
+    whole, cut = task(), task()
+    train(whole, batches(3), max_epochs=4)
+
+    train(task(), batches(3), callbacks=saves, max_epochs=2)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["last-epoch=2-step=6.safetensors"]
+    run = train(cut, batches(3), callbacks=saves, max_epochs=4, resume="last")
+
+    assert run.step == 12
+    assert all(torch.equal(each, whole.model.state_dict()[name]) for name, each in cut.model.state_dict().items())

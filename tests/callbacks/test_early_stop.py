@@ -5,7 +5,16 @@ import pytest
 from fncb.callback import compose
 from fncb.callbacks.early_stop import EarlyStopState, early_stop
 from fncb.effects import Print, Stop
-from fncb.events import MissingMetric, SanityCheckEnd, SanityCheckStart, Setup, Teardown, TrainEpochEnd, ValidationEnd
+from fncb.events import (
+    MissingMetric,
+    SanityCheckEnd,
+    SanityCheckStart,
+    Setup,
+    Teardown,
+    TrainEnd,
+    TrainEpochEnd,
+    ValidationEnd,
+)
 from tests.folding import fold
 
 
@@ -26,15 +35,16 @@ def last_epoch(callback, events):
 def test_an_improvement_restarts_the_wait():
     run = fold(early_stop("val_loss", patience=2), checks(1.0, 1.5, 0.75, 1.5))
 
-    assert run.state == EarlyStopState(best=0.75, stale=1)
+    assert run.state == EarlyStopState(best=0.75, stale=1, validated=3)
     assert run.effects == ()
 
 
 def test_it_says_why_and_when_it_stops():
     run = fold(early_stop("val_loss", patience=2), checks(0.5, 0.5, 0.75))
 
-    assert run.state == EarlyStopState(best=0.5, stale=2, reason="patience", stopped_epoch=2)
-    assert run.effects == (Stop("val_loss has not improved on 0.5 in 2 checks"),)
+    told = "val_loss has not improved on 0.5 in 2 checks"
+    assert run.state == EarlyStopState(0.5, 2, "patience", stopped_epoch=2, reason_message=told, validated=2)
+    assert run.effects == (Stop(told),)
 
 
 @pytest.mark.parametrize(
@@ -57,68 +67,38 @@ def test_what_counts_as_an_improvement(mode, min_delta, values, stale):
     assert run.state.stale == stale
 
 
-@pytest.mark.parametrize(
-    ("values", "patience", "epoch"),
-    [
-        ((6, 5, 5, 5, 5, 5), 3, 4),
-        ((6, 5, 4, 4, 3, 3), 1, 3),
-        ((6, 5, 6, 5, 5, 5), 3, 4),  # back to the best is no improvement
-        ((1, 1), 0, 1),  # patience 0 stops at the first stale check, not at the first check
-        ((1, 1), 1, 1),  # and so does 1
-    ],
-)
-@pytest.mark.parametrize("at_epoch_end", [False, True])
-def test_patience_counts_checks(values, patience, epoch, at_epoch_end):  # F1
-    moment = TrainEpochEnd if at_epoch_end else ValidationEnd
-    stop = early_stop("val_loss", patience=patience, check_on_train_epoch_end=at_epoch_end)
-
-    assert last_epoch(stop, checks(*values, moment=moment)) == epoch
+@pytest.mark.parametrize("patience", [0, 1])
+def test_patience_0_stops_at_the_first_stale_check_as_1_does(patience):
+    assert last_epoch(early_stop("val_loss", patience=patience), checks(2, 1, 1, 1)) == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "values", "epoch"),
     [
-        ({}, (8, 4, 2, 3, 4, 5, 8, 10), 5),
-        ({"stopping_threshold": 2.9}, (9, 8, 7, 6, 5, 6, 4, 3, 2, 1), 8),
-        ({"divergence_threshold": 15.9}, (9, 4, 2, 16, 32, 64), 3),
         ({"stopping_threshold": 3}, (9, 3, 2, 1), 2),  # at the threshold is not past it
         ({"divergence_threshold": 9}, (9, 10, 11, 12), 1),
         ({"mode": "max", "stopping_threshold": 3}, (1, 2, 3, 4), 3),
         ({"mode": "max", "divergence_threshold": 1}, (2, 1, 0, 5), 2),
     ],
 )
-def test_thresholds_stop_at_once(arguments, values, epoch):  # F2
+def test_thresholds_stop_at_once(arguments, values, epoch):
     assert last_epoch(early_stop("val_loss", **arguments), checks(*values)) == epoch
 
 
-@pytest.mark.parametrize("at_epoch_end", [False, True])
-@pytest.mark.parametrize("swapped", [False, True])
-def test_the_first_of_two_to_stop_decides(at_epoch_end, swapped):  # F4
-    both = [early_stop(name, patience=3, check_on_train_epoch_end=at_epoch_end) for name in ("abc", "cba")]
-    moment = TrainEpochEnd if at_epoch_end else ValidationEnd
-    losses = (8, 4, 2, 3, 4, 5, 8, 10)
-    events = [moment(epoch=i, metrics={"abc": loss, "cba": 0}) for i, loss in enumerate(losses)]
-
-    assert last_epoch(compose(both[::-1] if swapped else both), events) == 3
-
-
 @pytest.mark.parametrize(
-    ("arguments", "values", "state"),
+    ("arguments", "values", "reason"),
     [
-        ({"patience": 2}, (10, 10, 10), EarlyStopState(10, 2, "patience", 2)),
-        ({"stopping_threshold": 0.6}, (5, 3, 1, 0.5), EarlyStopState(1, 0, "stopping_threshold", 3)),
-        ({"divergence_threshold": 8.0}, (1, 2, 5, 10), EarlyStopState(1, 2, "divergence_threshold", 3)),
-        ({}, (1, 0.5, nan), EarlyStopState(0.5, 0, "non_finite", 2)),
-        ({}, (1, -inf), EarlyStopState(1, 0, "non_finite", 1)),
-        ({}, (5, 4, 3), EarlyStopState(3, 0, None, None)),
-        # the first that holds is the reason: finite, then stopping, then divergence
-        ({"divergence_threshold": 1}, (nan,), EarlyStopState(None, 0, "non_finite", 0)),
-        ({"stopping_threshold": 9, "divergence_threshold": 1}, (5,), EarlyStopState(None, 0, "stopping_threshold", 0)),
-        ({"patience": 1, "divergence_threshold": 4}, (1, 5), EarlyStopState(1, 0, "divergence_threshold", 1)),
+        ({}, (1, -inf), "non_finite"),
+        # the first that holds is the reason: finite, then stopping, then divergence, then patience
+        ({"divergence_threshold": 1}, (nan,), "non_finite"),
+        ({"stopping_threshold": 9, "divergence_threshold": 1}, (5,), "stopping_threshold"),
+        ({"patience": 1, "divergence_threshold": 4}, (1, 5), "divergence_threshold"),
+        ({"patience": 1, "divergence_threshold": 4}, (1, 3), "patience"),
+        ({"patience": 1, "divergence_threshold": 4}, (1, 0.5), None),
     ],
 )
-def test_why_it_stopped(arguments, values, state):  # F5
-    assert fold(early_stop("val_loss", **arguments), checks(*values)).state == state
+def test_why_it_stopped(arguments, values, reason):
+    assert fold(early_stop("val_loss", **arguments), checks(*values)).state.reason == reason
 
 
 def test_stopping_at_epoch_0_is_not_the_same_as_not_stopping():
@@ -136,40 +116,123 @@ def test_stopping_at_epoch_0_is_not_the_same_as_not_stopping():
         ({"check_finite": False, "patience": 2}, (nan, nan), "val_loss has not been finite in 2 checks"),
     ],
 )
-def test_the_reason_is_a_sentence(arguments, values, text):
-    assert fold(early_stop("val_loss", **arguments), checks(*values)).effects == (Stop(text),)
+def test_the_reason_is_a_sentence_that_is_remembered(arguments, values, text):
+    run = fold(early_stop("val_loss", **arguments), checks(*values))
+
+    assert (run.effects, run.state.reason_message) == ((Stop(text),), text)
 
 
 def test_without_check_finite_a_value_that_is_not_finite_is_stale():
     run = fold(early_stop("val_loss", check_finite=False, patience=9), checks(nan, 1.0, -inf, nan))
 
-    assert run.state == EarlyStopState(best=1.0, stale=2)
+    assert run.state == EarlyStopState(best=1.0, stale=2, validated=3)
 
 
 def test_a_run_that_goes_on_is_judged_again():
     stop = early_stop("val_loss", patience=1)
 
     assert len(fold(stop, checks(1.0, 2.0, 2.0)).effects) == 2
-    assert fold(stop, checks(1.0, 2.0, 0.5)).state == EarlyStopState(0.5, 0, "patience", 1)
+    better = fold(stop, checks(1.0, 2.0, 0.5)).state
+    assert (better.best, better.stale, better.reason, better.stopped_epoch) == (0.5, 0, "patience", 1)
 
 
-def test_a_missing_metric_is_an_error_that_names_what_is_there():
-    stop = early_stop("acc")
-
-    with pytest.raises(
-        MissingMetric, match=r"^early_stop: no metric 'acc' in ValidationEnd at step 10. It has \['loss'\]."
-    ):
-        stop.transition(stop.init(), ValidationEnd(step=10, metrics={"loss": 1.0}))
+# When.
 
 
-def test_a_missing_metric_is_passed_over_unless_strict():
-    events = checks(1.0, 2.0)
-    events.insert(1, ValidationEnd(step=15, metrics={"acc": 0.5}))
+@pytest.mark.parametrize(
+    ("moment", "heard"),
+    [(None, {ValidationEnd, TrainEpochEnd}), (True, {TrainEpochEnd}), (False, {ValidationEnd})],
+)
+def test_which_events_it_checks_at(moment, heard):
+    stop = early_stop("val_loss", check_on_train_epoch_end=moment)
 
-    assert fold(early_stop("val_loss", strict=False), events) == fold(early_stop("val_loss"), checks(1.0, 2.0))
-    assert fold(early_stop("val_loss", strict=False, verbose=True), events[1:2]).effects == (
-        Print("early_stop: no metric 'val_loss' in ValidationEnd at step 15. It has ['acc']."),
+    assert {kind for kind in (ValidationEnd, TrainEpochEnd) if stop.hears(kind)} == heard
+
+
+def an_epoch(epoch, *validations, end=None):
+    """The events of an epoch whose validations, and its end, have the `loss` given; None is without it."""
+    measured = [{"x": 0} if loss is None else {"x": 0, "loss": loss} for loss in (*validations, end)]
+    return [ValidationEnd(epoch=epoch, metrics=each) for each in measured[:-1]] + [
+        TrainEpochEnd(epoch=epoch, metrics=measured[-1])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "best", "stale"),
+    [
+        ([((1.0,), 1.0), ((2.0,), 2.0)], 1.0, 1),  # the epoch's end has what its validation measured: one check
+        ([((1.0, 2.0, 3.0), 3.0)], 1.0, 2),  # each validation in the middle of an epoch is one
+        ([((1.0,), 1.0), ((), None), ((2.0,), 2.0)], 1.0, 1),  # an epoch without a validation has none
+        ([((None,), 1.0), ((None, None), 2.0)], 1.0, 1),  # a metric of the training comes when the epoch ends
+        ([((), 1.0), ((), 2.0), ((), 3.0)], 1.0, 2),  # also without any validation
+        ([((None, 1.0), None)], 1.0, 0),  # one of its validations had it
+        ([((), None)] * 3, None, 0),
+    ],
+)
+def test_there_is_a_check_where_the_metric_is(epochs, best, stale):
+    events = [event for epoch, (at, end) in enumerate(epochs) for event in an_epoch(epoch, *at, end=end)]
+    run = fold(early_stop("loss"), events)
+
+    assert (run.state.best, run.state.stale, run.effects) == (best, stale, ())
+
+
+def test_an_epoch_that_was_cut_short_and_goes_on_has_one_check_of_its_validation():
+    cut = [*an_epoch(0, 1.0, end=1.0), TrainEpochEnd(epoch=0, metrics={"loss": 1.0})]
+
+    assert fold(early_stop("loss"), cut).state == EarlyStopState(best=1.0, validated=0)
+
+
+@pytest.mark.parametrize(
+    ("moment", "events", "at"),
+    [
+        (False, [ValidationEnd(step=10, metrics={"loss": 1.0})], "ValidationEnd at step 10"),
+        (True, [TrainEpochEnd(step=10, metrics={"loss": 1.0})], "TrainEpochEnd at step 10"),
+        (
+            None,
+            [ValidationEnd(step=9, metrics={"loss": 1.0}), TrainEpochEnd(step=10, metrics={"loss": 1.0})],
+            "TrainEpochEnd at step 10",
+        ),
+        (  # a loop that does not tell when an epoch ends
+            None,
+            [ValidationEnd(epoch=epoch, step=5 * (epoch + 1), metrics={"loss": 1.0}) for epoch in range(2)],
+            "ValidationEnd at step 10",
+        ),
+    ],
+)
+def test_a_missing_metric_is_an_error_that_names_what_is_there(moment, events, at):
+    stop = early_stop("acc", check_on_train_epoch_end=moment)
+    state = fold(stop, events[:-1]).state
+
+    with pytest.raises(MissingMetric, match=rf"^early_stop: no metric 'acc' in {at}. It has \['loss'\]. Pass `strict"):
+        stop.transition(state, events[-1])
+
+
+@pytest.mark.parametrize("moment", [None, True, False])
+def test_a_missing_metric_is_passed_over_unless_strict(moment):
+    def run(*epochs, **given):
+        events = [event for epoch, at in enumerate(epochs) for event in an_epoch(epoch, at, end=at)]
+        return fold(early_stop("loss", strict=False, check_on_train_epoch_end=moment, **given), events)
+
+    patchy, whole = run(1.0, None, 2.0), run(1.0, 2.0)
+    missed = "ValidationEnd" if moment is False else "TrainEpochEnd"
+
+    assert (patchy.state.best, patchy.state.stale, patchy.effects) == (whole.state.best, whole.state.stale, ())
+    assert patchy.state.missed is None
+    assert run(None, verbose=True).effects == (
+        Print(f"early_stop: no metric 'loss' in {missed} at step 0. It has ['x']."),
     )
+
+
+@pytest.mark.parametrize("moment", [None, True, False])
+def test_a_run_without_any_check_says_so(moment):
+    stop = early_stop("acc", strict=False, check_on_train_epoch_end=moment)
+    told = (Print("early_stop: nothing was checked: no check was due at an event with 'acc'"),)
+
+    assert fold(stop, [*an_epoch(0, 1.0, end=1.0), TrainEnd()]).effects == told
+    assert fold(stop, [Setup(fast_dev_run=True), TrainEnd()]).effects == ()
+    for value in (1.0, nan):  # the first is good, the second not
+        events = checks(value, of="acc") + checks(value, of="acc", moment=TrainEpochEnd)
+        assert told[0] not in fold(stop, [*events, TrainEnd()]).effects
 
 
 def test_verbose_prints_improvements():
@@ -191,7 +254,7 @@ def test_validation_outside_training_is_no_check(before, after):
     stop = early_stop("val_loss")
 
     assert fold(stop, before + checks(nan, 0.5) + after).state == EarlyStopState()
-    assert fold(stop, before + checks(nan, 0.5) + after + checks(1.0)).state == EarlyStopState(best=1.0)
+    assert fold(stop, before + checks(nan, 0.5) + after + checks(1.0)).state == EarlyStopState(best=1.0, validated=0)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +268,11 @@ def test_validation_outside_training_is_no_check(before, after):
         ({"stopping_threshold": nan}, ValueError, "stopping_threshold must be a finite number or None, got nan"),
         ({"divergence_threshold": "1"}, ValueError, "divergence_threshold must be a finite number or None, got '1'"),
         ({"monitor": None}, TypeError, "monitor must be a metric's name, got None"),
+        (
+            {"check_on_train_epoch_end": "yes"},
+            ValueError,
+            "check_on_train_epoch_end must be True, False or None, got 'yes'",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, error, message):
@@ -229,6 +297,6 @@ def test_its_arguments_are_its_config():
         "stopping_threshold": None,
         "divergence_threshold": None,
         "strict": True,
-        "check_on_train_epoch_end": False,
+        "check_on_train_epoch_end": None,
         "verbose": False,
     }

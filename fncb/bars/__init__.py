@@ -1,0 +1,1 @@
+"""What draws `Render`: a file for each style."""

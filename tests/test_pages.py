@@ -1,0 +1,43 @@
+"""docs/callbacks.md is what the code says, and lacks no built-in."""
+
+import re
+
+from docs.tables import PAGE, built_ins, filled, made
+from fncb.callback import Callback
+from fncb.callbacks import checkpoint
+
+
+def test_the_tables_are_as_the_code_has_them():
+    page = PAGE.read_text()
+
+    assert filled(page) == page, "run: python docs/tables.py"
+
+
+def test_every_built_in_is_listed():
+    files = {path.stem: path.read_text() for path in PAGE.parent.parent.glob("fncb/callbacks/*.py")}
+    constructors = [
+        name
+        for name, text in files.items()
+        if re.search(rf"^def {name}\([^)]*(\(.*\)[^)]*)*\) -> Callback", text, re.M)
+    ]
+    listed = re.findall(r"^\| `(\w+)` \| .*\| (?:host|step|host and step) \|", PAGE.read_text(), re.MULTILINE)
+
+    assert sorted(constructors) == [*built_ins()] == listed
+
+
+def test_every_built_in_can_be_made_with_little():
+    assert [name for name in built_ins() if not isinstance(made(name), Callback)] == []
+
+
+def test_a_built_in_that_is_missing_from_the_page_is_noticed():
+    page = PAGE.read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `early_stop` |"))
+
+    assert filled(page.replace(row + "\n", "")) == page
+    assert row.endswith("| `EarlyStopping` in Lightning and Keras |")
+    assert "`Save`" in row.replace("early_stop", checkpoint.__name__) or "`Stop`" in row
+
+
+def test_the_code_on_the_page_runs():
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+        exec(code, {})
