@@ -14,7 +14,8 @@ def refresh(model: nn.Module, forward: Callable[[Any], Any], batches: Iterable[A
     """Has each layer of batch normalisation average its statistics over all batches, each weighted alike.
 
     The model runs in training mode and without gradients, as with `torch.optim.swa_utils.update_bn`; modes and momenta
-    are put back afterwards. A model without such layers is left alone, and so are the batches.
+    are put back afterwards. A model without such layers is left alone, and so are the batches; where something raises,
+    the statistics are what they were.
 
     Args:
       model: whose layers they are.
@@ -25,6 +26,8 @@ def refresh(model: nn.Module, forward: Callable[[Any], Any], batches: Iterable[A
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
+    statistics = [each for layer in layers for each in layer.buffers(recurse=False)]
+    before = [each.clone() for each in statistics]
     with eval_mode(model), torch.no_grad():  # which puts the modes back
         model.train()
         try:
@@ -33,6 +36,10 @@ def refresh(model: nn.Module, forward: Callable[[Any], Any], batches: Iterable[A
                 layer.momentum = None  # a cumulative mean
             for batch in batches:
                 forward(batch)
+        except BaseException:
+            for each, was in zip(statistics, before, strict=True):
+                each.copy_(was)
+            raise
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum

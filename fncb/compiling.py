@@ -86,13 +86,14 @@ def inductor(graph: Any, inputs: Any, **patches: Any) -> Any:
     return compile_fx(graph, inputs, config_patches=patches)
 
 
-_PLAIN = (bool, int, float, str, type(None))
+PLAIN = (bool, int, float, str, type(None))
+"""Kinds of values that a graph looks at before it runs: changing one of them compiles anew."""
 
 
 def _keep_plain_values(guards: Any) -> list[bool]:
     return [
         guard.has_value
-        and isinstance(guard.value, _PLAIN)
+        and isinstance(guard.value, PLAIN)
         and guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH", "ID_MATCH")
         and "__import_torch" not in guard.name
         for guard in guards

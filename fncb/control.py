@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fncb import events as ev
+from fncb.compiling import PLAIN
 from fncb.effects import (
     Apply,
     Freeze,
@@ -24,6 +25,7 @@ from fncb.effects import (
     Unfreeze,
     Validate,
 )
+from fncb.groups import add_group, take_out
 from fncb.interpret import Handler
 from fncb.position import AFTER_BATCHES, Position
 from fncb.step import Step
@@ -142,8 +144,10 @@ class Control:
         if effect.train_bn is False:
             self._track_statistics(names, False)
         if effect.leave_optimizer:
-            for optimizer in self.step.optimizers:
-                self._take_out(optimizer, names)
+            for i, optimizer in enumerate(self.step.optimizers):
+                self._take_out(i, names)
+                for name in names:
+                    optimizer.state.pop(self.named[name], None)
         self.step.take_up_parameters()
 
     def unfreeze(self, effect: Unfreeze, _: ev.Event) -> None:
@@ -162,7 +166,7 @@ class Control:
         for i, names in by_optimizer.items():
             optimizer = self.step.optimizers[i]
             lr = optimizer.param_groups[0]["lr"] if effect.lr is None else effect.lr
-            self._take_out(optimizer, names)
+            self._take_out(i, names)
             self._add_group(i, names, lr)
         self.step.take_up_parameters()
 
@@ -191,8 +195,9 @@ class Control:
             if not isinstance(out, tuple) or len(out) != 2:
                 raise TypeError(f"{who}: fn must return (params, step_state), got {type(out).__name__}.")
             there = params | buffers
-            copy_into(who, {name: there[name] for name in out[0] if name in there}, out[0])
-            copy_into(who, self.step.states, out[1])
+            named = {name: there[name] for name in out[0] if name in there}
+            changed = {"weights": out[0], "step_state": out[1]}
+            copy_into(who, {"weights": named, "step_state": self.step.states}, changed)
 
     def transform(self, effect: Transform, event: ev.Event) -> None:
         """Changes the model in place, and has the step compiled anew."""
@@ -200,8 +205,10 @@ class Control:
             raise ValueError(f"Transform {effect.name!r}: fn must be a function, got None.")
         before, parts = {name: id(p) for name, p in self.step.params.items()}, self._parts()
         effect.fn(self.step.model)
-        if self._parts() == parts or type(event) is ev.FitEnd:
-            return  # an attribute at most, which graphs look at; or nothing is trained any more
+        now = self._parts()
+        alike = now.keys() == parts.keys() and all(now[path] is parts[path] for path in now)
+        if alike or type(event) is ev.FitEnd:
+            return  # a plain attribute at most, which graphs look at; or nothing is trained any more
         self.named = dict(self.step.model.named_parameters())
         lost = [name for name, p in before.items() if name not in self.named or id(self.named[name]) != p]
         if lost:
@@ -216,14 +223,15 @@ class Control:
             raise ValueError(f"{who}: pattern must match a parameter, got {pattern!r}. There are {list(self.named)}.")
         return found
 
-    def _parts(self) -> list[tuple[str, int]]:
-        """The modules, parameters and buffers of the model, by name and identity."""
+    def _parts(self) -> dict[str, Any]:
+        """What a graph of the model is made of: modules, parameters, buffers, attributes that are not plain."""
         model = self.step.model
-        return [
-            (name, id(each))
-            for named in (model.named_modules(), model.named_parameters(), model.named_buffers())
-            for name, each in named
-        ]
+        found: dict[str, Any] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, module in model.named_modules():
+            found[f"{name}."] = module
+            attributes = {each: value for each, value in vars(module).items() if not isinstance(value, PLAIN)}
+            found |= {f"{name}.{each}.": value for each, value in attributes.items()}
+        return found
 
     def _of_norms(self) -> set[str]:
         """The names of the parameters of batch normalisation."""
@@ -237,13 +245,12 @@ class Control:
             if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 module.track_running_stats = tracks
 
-    def _take_out(self, optimizer: Optimizer, names: list[str]) -> None:
-        """Takes parameters out of their groups, and groups that are empty then out of the optimizer."""
-        mine = {id(self.named[name]) for name in names}
-        for group in optimizer.param_groups:
-            group["params"] = [p for p in group["params"] if id(p) not in mine]
-        if any(group["params"] for group in optimizer.param_groups):
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+    def _take_out(self, i: int, names: list[str]) -> None:
+        """Takes parameters out of an optimizer's groups."""
+        take_out(self.step.optimizers[i], self._schedule(i), [self.named[name] for name in names])
+
+    def _schedule(self, i: int) -> LRScheduler | None:
+        return self.schedules.get(self.step.turns[i].name or "")
 
     def _in(self, optimizer: Optimizer, name: str) -> bool:
         return any(p is self.named[name] for group in optimizer.param_groups for p in group["params"])
@@ -257,13 +264,7 @@ class Control:
         return found[0]
 
     def _add_group(self, i: int, names: list[str], lr: float) -> None:
-        turn = self.step.turns[i]
-        turn.optimizer.add_param_group({"params": [self.named[name] for name in names], "lr": lr, "initial_lr": lr})
-        schedule: Any = self.schedules.get(turn.name or "")
-        for name, value in (("base_lrs", lr), ("lr_lambdas", None), ("min_lrs", None)):  # what a schedule has per group
-            of_groups = getattr(schedule, name, None)
-            if isinstance(of_groups, list) and of_groups:
-                of_groups.append(of_groups[-1] if value is None else value)
+        add_group(self.step.optimizers[i], self._schedule(i), [self.named[name] for name in names], lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Which parameters are frozen, which are in which group of which optimizer, and what tracks no statistics."""

@@ -127,6 +127,8 @@ class HoldSchedules(Effect):
 class Set(Effect):
     """Set a number by its name.
 
+    A checkpoint has it, but for an attribute of the model: ask again at `on_train_start`, which a resumed run hears.
+
     Attributes:
       setting: `lr`, `accumulate_grad_batches`, `optimizer.<name>` (a setting of every parameter group, such as
         `optimizer.weight_decay` or `optimizer.betas.0`), `model.<path>` (an attribute of a submodule, such as
@@ -240,7 +242,8 @@ class Transform(Effect):
 class RefreshBatchNorm(Effect):
     """Measure the running statistics of batch normalisation anew: one pass over the training batches, forward only.
 
-    To be asked for at `on_train_epoch_end` or `on_train_end`; without such layers nothing happens.
+    It takes as many batches as the last epoch had. To be asked for at `on_train_epoch_end` or `on_train_end`; without
+    such layers nothing happens.
     """
 
 
@@ -256,11 +259,11 @@ class Rollback(Effect):
 
 @attrs.frozen
 class View(Effect):
-    """Evaluate with other weights: the validation or test that starts is made on a view of the model.
+    """Evaluate with other weights: the validation, test or prediction that starts is made on a view of the model.
 
     `fn(params, step_state)`, with arguments as for `Apply`, gives tensors by the names of parameters and buffers; the
-    others are the model's own. No weight of the model is touched, and nothing is copied. To be asked for at
-    `on_validation_start` or `on_test_start`; `name` is for the record.
+    others are the model's own. No weight of the model is touched, and nothing is copied. Of several the last one
+    counts. To be asked for at `on_validation_start`, `on_test_start` or `on_predict_start`; `name` is for the record.
     """
 
     name: str

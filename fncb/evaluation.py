@@ -143,28 +143,30 @@ def predictions(
     where: torch.device,
     fire: Fire,
     boundary: Callable[[], None],
+    sight: Sight,
     keep: Callable[[], bool],
 ) -> list[list[Any]]:
     """What a task predicts, a list of batches for each loader, empty unless kept; to be called in eval mode.
 
-    Whether they are is asked once the first event has been heard.
+    The model is what `sight` shows. Whether predictions are kept is asked once the first event has been heard.
     """
     kept: list[list[Any]] = [[] for _ in loaders]
-    fire(ev.PredictStart, batches=_total(loaders))
-    kept_for_all = keep()
-    fire(ev.PredictEpochStart)
-    for dataloader_idx, loader in enumerate(loaders):
-        for batch_idx, batch in enumerate(loader):
-            batch = to_device(batch, where)
-            which = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx, "batch": batch}
-            fire(ev.PredictBatchStart, samples=batch_size(batch), **which)
-            with torch.no_grad():
-                outputs = task.predicts(task.model, batch)
-            if kept_for_all:
-                kept[dataloader_idx].append(outputs)
-            fire(ev.PredictBatchEnd, outputs=outputs, **which)
-            boundary()
-    fire(ev.PredictEpochEnd, **({"predictions": flat(kept)} if kept_for_all else {}))
+    with sight.of_a_pass():
+        fire(ev.PredictStart, batches=_total(loaders))
+        kept_for_all = keep()
+        fire(ev.PredictEpochStart)
+        for dataloader_idx, loader in enumerate(loaders):
+            for batch_idx, batch in enumerate(loader):
+                batch = to_device(batch, where)
+                which = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx, "batch": batch}
+                fire(ev.PredictBatchStart, samples=batch_size(batch), **which)
+                with torch.no_grad():
+                    outputs = task.predicts(sight.model, batch)
+                if kept_for_all:
+                    kept[dataloader_idx].append(outputs)
+                fire(ev.PredictBatchEnd, outputs=outputs, **which)
+                boundary()
+        fire(ev.PredictEpochEnd, **({"predictions": flat(kept)} if kept_for_all else {}))
     return kept
 
 

@@ -47,7 +47,7 @@ def _to_3(tree: Any) -> Any:
     """Version 3 knows what is remembered to go back to, and layers that track no statistics."""
     if isinstance(tree, dict) and "control" in tree:
         tree["control"]["untracked"] = []
-        return {**tree, "remembered": {}}
+        return {**tree, "remembered": {}, "configs": {}}  # which had fewer arguments
     return tree
 
 

@@ -172,7 +172,11 @@ class Loaders:
     def generators(self) -> list[Generator]:
         """Those that `DataLoader`s were given to draw from. What a function makes has new ones each time."""
         of = [] if self.is_function else [each.batches for each in self._made]
-        found = [getattr(owner, "generator", None) for each in of for owner in (each, getattr(each, "sampler", None))]
+        draw = [
+            *((each, getattr(each, "sampler", None)) for each in of),
+            *((getattr(getattr(each, "batch_sampler", None), "sampler", None),) for each in of),
+        ]
+        found = [getattr(owner, "generator", None) for owners in draw for owner in owners]
         return list({id(each): each for each in found if isinstance(each, Generator)}.values())
 
     def must_go_on_exactly(self, epoch: int, batches: int) -> None:

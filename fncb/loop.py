@@ -20,6 +20,7 @@ from fncb.precision import checked, needs_scale, with_precision
 from fncb.probes import probing
 from fncb.rates import Rates
 from fncb.resume import Resumed as Resumed
+from fncb.resume import step_states_in
 from fncb.rewinding import Rewind
 from fncb.run import Run as Run
 from fncb.session import Session
@@ -374,8 +375,8 @@ def _pass(
     composed, where, signals = with_progress(compose(callbacks), progress), device_for(device), Signals()
     task.model.to(where)
     task = with_precision(task, checked(the.stage, precision), where)
-    objects = {"model": task.model}
-    sight, keepers = Sight(task.model), [keep]
+    objects, at, states = {"model": task.model}, {"epoch": 0, "step": 0}, {}
+    sight, keepers = Sight(task.model, lambda: states), [keep]
     carried_out = of_other_stages(the.stage) | sight.carries_out() | {Probe: probing(where)}
     if the is PREDICTION:
         carried_out[KeepPredictions] = lambda _, event: keepers.append(True)
@@ -385,16 +386,20 @@ def _pass(
 
     def fire(kind: type[ev.Event], **fields: Any) -> None:
         if session.wants(kind):
-            session(kind(seconds=session.seconds, **fields))
+            session(kind(**at, seconds=session.seconds, **fields))
+
+    def also(snapshot: Mapping[str, Any]) -> None:
+        at.update({name: snapshot[name] for name in at})
+        states.update(step_states_in(snapshot, composed.step, task.model))
 
     def body() -> tuple[Resumed | None, ev.Metrics, list[list[Any]]]:
-        resumed = None if resume is None else go_on(the.stage, resume, session, task.model)
+        resumed = None if resume is None else go_on(the.stage, resume, session, task.model, also=also)
         set_up(the.stage, fire, session, resumed, signals)
         metrics, made = ev.Metrics(), []
         if loaders.wanted:
             with eval_mode(task.model):
                 if the is PREDICTION:
-                    made = predictions(task, loaders.at(0), where, fire, signals.act, lambda: any(keepers))
+                    made = predictions(task, loaders.at(0), where, fire, signals.act, sight, lambda: any(keepers))
                     fire(ev.PredictEnd)
                 else:
                     metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act, sight)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
 
 from fncb import store
 from fncb.callback import Callback
 from fncb.contents import contents_of
+from fncb.step_hooks import NamedParams, StepHooks
 from fncb.store import Latest, Rejected
+from fncb.tree import copy_into, map_leaves
 from fncb.weights import must_fit
 
 log = logging.getLogger("fncb")
@@ -147,6 +150,24 @@ def must_be_alike(objects: Mapping[str, Any], snapshot: Mapping[str, Any]) -> No
                 f"resume: {name} must be of the kind that was saved, {saved}, got {kind}. Resume with that, or take "
                 "the weights alone with weights_only=True."
             )
+
+
+def step_states_in(snapshot: Mapping[str, Any], hooks: StepHooks[Any] | None, model: nn.Module) -> dict[str, Any]:
+    """The step states that a checkpoint holds of callbacks that are still there, by key, for a run without a step.
+
+    Raises:
+      ValueError: if one does not fit.
+    """
+    saved = snapshot.get("step_state", {}).get("states", {})
+    if hooks is None or not saved:
+        return {}
+    frozen = snapshot.get("control", {}).get("frozen", ())
+    params = {name: p.detach() for name, p in model.named_parameters() if name not in frozen}
+    states = hooks.init(NamedParams(params, dict(model.named_buffers()), tuple(frozen)))
+    known = {key: map_leaves(torch.clone, state) for key, state in states.items() if key in saved}
+    for key, state in known.items():
+        copy_into(f"resume: {key}", state, saved[key])
+    return known
 
 
 def noted(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,27 +30,40 @@ class Rewind:
 
     def remember(self, _: Remember, __: Event) -> None:
         """Keeps a copy, in the memory of the one before where that fits."""
+        before, self._kept = self._kept, {}
         with torch.no_grad():
             for path, tensor in self._now().items():
-                kept = self._kept.get(path)
+                kept = before.get(path)
                 if kept is None or (kept.shape, kept.dtype, kept.device) != (tensor.shape, tensor.dtype, tensor.device):
-                    self._kept[path] = tensor.detach().clone()
-                else:
-                    kept.copy_(tensor)
+                    kept = torch.empty_like(tensor)
+                self._kept[path] = kept.copy_(tensor)
 
     def rollback(self, _: Rollback, __: Event) -> None:
-        """Puts the copy back; what came into being since, such as the state of a parameter unfrozen later, stays."""
+        """Puts the copy back; what a window of accumulated batches holds is dropped.
+
+        An optimizer's state of a parameter that had none then begins anew, as it would have done.
+        """
         if not self._kept:
             raise ValueError(
                 "Rollback: something must have been remembered, got nothing yet. Ask for Remember() first."
             )
-        self._put_back()
-
-    def _put_back(self) -> None:
         with torch.no_grad():
             for path, tensor in self._now().items():
                 if path in self._kept and self._kept[path].shape == tensor.shape:
                     tensor.copy_(self._kept[path])
+        self._step.drop_window()
+        if self._forget_what_is_new():
+            self._step.take_up_parameters()
+
+    def _forget_what_is_new(self) -> bool:
+        """Takes away an optimizer's state of parameters that had none; gives whether there was any."""
+        names, found = {id(p): name for name, p in self._step.model.named_parameters()}, False
+        had = {path.removeprefix("optimizer.") for path in self._kept if path.startswith("optimizer.")}
+        for optimizer in self._step.optimizers:
+            for p in [p for p in optimizer.state if not any(path.startswith(f"{names[id(p)]}.") for path in had)]:
+                del optimizer.state[p]
+                found = True
+        return found
 
     def _now(self) -> dict[str, Tensor]:
         step = self._step

@@ -44,9 +44,11 @@ class Sight:
 
     def view(self, effect: View, event: ev.Event) -> None:
         """Has the pass that starts made with other weights."""
-        if not isinstance(event, ev.ValidationStart | ev.TestStart):
+        if not isinstance(event, ev.ValidationStart | ev.TestStart | ev.PredictStart):
             kind = type(event).__name__
-            raise ValueError(f"View: it must be asked for at on_validation_start or on_test_start, got it at {kind}.")
+            raise ValueError(
+                f"View: it must be asked for when a validation, test or prediction starts, got it at {kind}."
+            )
         named = {name: p.detach() for name, p in self._trained.named_parameters()}
         buffers = dict(self._trained.named_buffers())
         given = _called(effect, NamedParams(named, buffers), self._step_states())
@@ -65,6 +67,11 @@ class Sight:
             )
         with torch.no_grad():
             given = _called(effect, self.model, event, self._step_states())
+        if not isinstance(given, Mapping):
+            raise TypeError(f"Measure {effect.name!r}: fn must return a mapping from name to tensor, got {given!r}.")
+        for name, value in given.items():
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise TypeError(f"Measure {effect.name!r}: {name!r} must be a 0-d tensor, got {value!r}.")
         twice = self._measured.keys() & given.keys()
         if twice:
             raise ValueError(f"Measure {effect.name!r}: each metric must have a name of its own, got {sorted(twice)}.")
@@ -81,9 +88,9 @@ class Sight:
         try:
             with torch.no_grad(), eval_mode(self.model) if effect.eval_mode else nullcontext():
                 found = _called(effect, self.model, event, self._step_states())
+                return (found,) if isinstance(found, Effect) else tuple(found or ())  # a generator runs in here too
         finally:
             set_random_state(before)
-        return (found,) if isinstance(found, Effect) else found or ()
 
 
 def _called(effect: Any, *given: Any) -> Any:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,15 +100,25 @@ def check_resume(resume: str | Path | None, weights_only: bool, strict: bool) ->
 
 
 def go_on(
-    who: str, resume: str | Path, session: Session, model: nn.Module, weights_only: bool = False, strict: bool = True
+    who: str,
+    resume: str | Path,
+    session: Session,
+    model: nn.Module,
+    weights_only: bool = False,
+    strict: bool = True,
+    also: Callable[[Mapping[str, Any]], object] = lambda _: None,
 ) -> Resumed | None:
-    """Loads the checkpoint that `resume` means, and says in one log line what that came to; None if there is none."""
+    """Loads the checkpoint that `resume` means, and says in one log line what that came to; None if there is none.
+
+    `also` is given what it holds, if it holds more than weights.
+    """
     found = find(who, resume, session.callbacks, to_go_on=who == "fit" and not weights_only)
     if found.path is None:
         return None
     snapshot = store.read(found.path)
     if not weights_only and "weights_only" not in snapshot:
         told = session.load(snapshot)
+        also(snapshot)
         if who != "fit":
             told["left_out"] = ()  # it wants no more
     else:

@@ -157,16 +157,21 @@ class Step:
     def start_epoch(self, epoch: int) -> None:
         """Starts the epoch's means anew, and the window of accumulated batches."""
         self.carry["epoch"].fill_(epoch)
-        for tensor in self.carry["grads"].values():
-            tensor.zero_()
+        self.drop_window()
         for turn in self.carry["turns"]:
             turn["sums"].zero_()
             turn["weight"].zero_()
+        self._summed = [False] * len(self.turns)
+        self.measures.reset()
+
+    def drop_window(self) -> None:
+        """Forgets what the batches of the window under way have given."""
+        for tensor in self.carry["grads"].values():
+            tensor.zero_()
+        for turn in self.carry["turns"]:
             turn["counted"].zero_()
             if "overflow" in turn:
                 turn["overflow"].zero_()
-        self._summed = [False] * len(self.turns)
-        self.measures.reset()
 
     def means(self) -> ev.Metrics:
         """The means over the epoch so far of the losses and what they returned, named `loss_epoch` and so on."""
@@ -377,10 +382,11 @@ class Step:
         kind: Kind = key[1]
         static = sum(each[1] == kind for each in self._graphs) < STATIC_SHAPES
         shared = None if static else self._graphs.get((ANY_SHAPE, kind, None))
-        made = None if shared is None else self._traced_again(shared, batch)
-        if made is not None:
-            self._graphs[key] = shared
-            return made
+        if shared is not None:
+            made = self._traced_again(shared, batch)
+            if made is not None:
+                self._graphs[key] = shared
+                return made
 
         def graph(fn: Any) -> Any:
             def counted() -> None:

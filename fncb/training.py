@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import torch
@@ -118,12 +118,17 @@ class Training:
         def forward(batch: Any) -> None:
             for loss in self.task.losses.values() if batch is not None else ():
                 loss(self.task.model, to_device(batch, self.where))
+            self.signals.act()
 
-        refresh(self.task.model, forward, loader)
+        try:
+            with self.step.measures.set_aside():
+                refresh(self.task.model, forward, islice(loader, self.at.batches))  # as it may have no end
+        finally:
+            self.randomness.put_back(now)
         if loader.keeps_state:
             given.load_state_dict(state)
             given.state_dict()  # a StatefulDataLoader takes it up when it is next asked, and draws: here and not later
-        self.randomness.put_back(now)
+            self.randomness.put_back(now)
 
     def reach(self, kind: type[ev.Event], at: str, is_now: Any, **fields: Any) -> None:
         """Fires an event after which the run has come to where `at` says: unless a hook raises, then it has not."""

@@ -26,7 +26,8 @@ def view_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
       3.0
     """
     own = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    memo: dict[int, Any] = {}
+    beside = [each for module in model.modules() for each in vars(module).values() if isinstance(each, Tensor)]
+    memo: dict[int, Any] = {id(each): each.detach() for each in beside if each.grad_fn is not None}  # which has no copy
     for name, tensor in own:
         memo[id(tensor)] = tensors[name] if name in tensors else memo.get(id(tensor), tensor)
     return copy.deepcopy(model, memo)

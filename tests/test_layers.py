@@ -20,20 +20,8 @@ FLOORS = (
     ("callbacks",),
     # floor 3 in six: rooms that stand alone, what puts them together, what is made of those
     (
-        *(
-            "bars",
-            "batch",
-            "compiling",
-            "disk",
-            "garbage",
-            "measures",
-            "notation",
-            "optimizer",
-            "packing",
-            "permutation",
-            "phases",
-        ),
-        *("plots", "position", "signals", "sinks", "snapshot", "views"),
+        *("bars", "batch", "compiling", "disk", "garbage", "groups", "measures", "notation", "optimizer", "packing"),
+        *("permutation", "phases", "plots", "position", "signals", "sinks", "snapshot", "views"),
     ),
     ("data",),
     ("formats", "loaders", "lock", "recording", "sight", "task"),

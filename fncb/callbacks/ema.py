@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fncb.callback import Callback, Emit, EmptyState, StepHooks, emit
 from fncb.callbacks.weight_averaging import device_of, is_averaged
 from fncb.effects import Apply, View
-from fncb.events import AfterOptimizerStep, TestStart, TrainEnd, TrainEpochEnd, ValidationStart
+from fncb.events import AfterOptimizerStep, PredictStart, TestStart, TrainEnd, TrainEpochEnd, ValidationStart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ def ema(
 
         return state if event.epoch < first_epoch else emit(state, Apply(f"{key}: update", fn))
 
-    def views(state: EmptyState, event: ValidationStart | TestStart) -> EmptyState | Emit[EmptyState]:
+    def views(state: EmptyState, event: ValidationStart | TestStart | PredictStart) -> EmptyState | Emit[EmptyState]:
         updated = event.step > first and event.epoch >= first_epoch if every else event.epoch > first_epoch
         return emit(state, View(key, lambda _, states: states.get(key, {}))) if updated else state
 
@@ -141,6 +141,7 @@ def ema(
         on_train_epoch_end=None if every else on_train_epoch_end,
         on_validation_start=views,
         on_test_start=views,
+        on_predict_start=views,
         on_train_end=on_train_end,
     )
 

@@ -9,7 +9,7 @@ import attrs
 
 from fncb.callback import Callback, Emit, StepHooks, emit
 from fncb.effects import Apply, View
-from fncb.events import TestStart, TrainBatchEnd, TrainEnd, TrainEpochEnd, ValidationStart
+from fncb.events import PredictStart, TestStart, TrainBatchEnd, TrainEnd, TrainEpochEnd, ValidationStart
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,7 +106,7 @@ def weight_averaging(
 
     def asks_for(effect: View | Apply) -> Callable[[WeightAveragingState, Any], Any]:
         def once_updated(
-            state: WeightAveragingState, event: ValidationStart | TestStart | TrainEnd
+            state: WeightAveragingState, event: ValidationStart | TestStart | PredictStart | TrainEnd
         ) -> WeightAveragingState | Emit[WeightAveragingState]:
             return state if state == WeightAveragingState() else emit(state, effect)
 
@@ -127,6 +127,7 @@ def weight_averaging(
         on_train_epoch_end=on_train_epoch_end,
         on_validation_start=asks_for(view),
         on_test_start=asks_for(view),
+        on_predict_start=asks_for(view),
         on_train_end=asks_for(copies_into_model(key)),
     )
 

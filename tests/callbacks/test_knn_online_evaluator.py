@@ -1,3 +1,4 @@
+import importlib
 import math
 
 import pytest
@@ -93,9 +94,10 @@ def test_neither_batches_nor_chunks_change_it(monkeypatch):
         return list(zip(*(each[start:stop].split(size) for each in data), strict=True))
 
     whole = accuracy(parts(0, 300, 300), parts(300, 400, 100), k=20)
-    monkeypatch.setattr("fncb.callbacks.knn_online_evaluator.CHUNK", 1000)  # 3 samples at once
+    module = importlib.import_module("fncb.callbacks.knn_online_evaluator")
+    monkeypatch.setattr(module, "CHUNK", 1000)  # 3 samples at once
     assert accuracy(parts(0, 300, 7), parts(300, 400, 9), k=20) == whole
-    monkeypatch.setattr("fncb.callbacks.knn_online_evaluator.CHUNK", 1)
+    monkeypatch.setattr(module, "CHUNK", 1)
     assert accuracy(parts(0, 300, 64), parts(300, 400, 64), k=20) == whole
 
 

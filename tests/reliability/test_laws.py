@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 import fncb
+from docs.tables import built_ins
 from fncb import events as ev
 from fncb import store
 from fncb.callback import compose
 from fncb.callbacks import clip_grad_norm, ema, skip_nonfinite
 from fncb.recording import Recorder, read
 from fncb.tree import leaves
-from docs.tables import built_ins
 from tests.built_ins import BUILT_INS, METRICS
 from tests.reliability.resuming import unlike
 
@@ -104,7 +104,10 @@ law = settings(max_examples=120, deadline=None, derandomize=True, suppress_healt
 def counts(request, record_property):
     """Has it told which law holds, and for how many examples."""
     asked = getattr(request.function, "_hypothesis_internal_use_settings", None)
-    examples = f"{asked.max_examples} examples" if asked else request.node.callspec.id
+    named = getattr(request.node, "callspec", None)
+    if asked is None and named is None:
+        return
+    examples = f"{asked.max_examples} examples" if asked else named.id
     record_property("count", f"R9: {request.function.__name__.removeprefix('test_').replace('_', ' ')}: {examples}")
 
 
@@ -226,7 +229,7 @@ def test_each_built_in_obeys_the_laws_of_the_host(name):
         for event in events:
             assert callback.hears(type(event)) or callback.transition(first, event)[0] is first
         for effect in effects:
-            assert type(effect) in callback.emits
+            assert callback.emits is None or type(effect) in callback.emits
 
     obeys()
 
