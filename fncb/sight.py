@@ -46,9 +46,8 @@ class Sight:
         """Has the pass that starts made with other weights."""
         if not isinstance(event, ev.ValidationStart | ev.TestStart | ev.PredictStart):
             kind = type(event).__name__
-            raise ValueError(
-                f"View: it must be asked for when a validation, test or prediction starts, got it at {kind}."
-            )
+            moments = "on_validation_start, on_test_start or on_predict_start"
+            raise ValueError(f"View: it must be asked for at {moments}, got it at {kind}.")
         named = {name: p.detach() for name, p in self._trained.named_parameters()}
         buffers = dict(self._trained.named_buffers())
         given = _called(effect, NamedParams(named, buffers), self._step_states())
@@ -75,7 +74,7 @@ class Sight:
         twice = self._measured.keys() & given.keys()
         if twice:
             raise ValueError(f"Measure {effect.name!r}: each metric must have a name of its own, got {sorted(twice)}.")
-        self._measured.update(given)
+        self._measured.update({name: value.reshape(()) for name, value in given.items()})
 
     def measured(self) -> dict[str, Tensor]:
         """What was measured since this was last called."""
