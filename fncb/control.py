@@ -25,7 +25,7 @@ from fncb.effects import (
     Unfreeze,
     Validate,
 )
-from fncb.groups import add_group, take_out
+from fncb.groups import add_group, functions_of, take_out
 from fncb.interpret import Handler
 from fncb.position import AFTER_BATCHES, Position
 from fncb.step import Step
@@ -45,6 +45,7 @@ class Control:
     def __init__(self, step: Step, schedules: Mapping[str, LRScheduler], at: Position):
         self.step, self.schedules, self.at = step, schedules, at
         self.named = dict(step.model.named_parameters())
+        self._functions = {name: [[*each] for each in functions_of(schedule)] for name, schedule in schedules.items()}
 
     def carries_out(self, validates: bool = True) -> dict[Any, Handler]:
         """Effects and the functions that carry them out; `validates` tells whether there is anything to validate on."""
@@ -264,16 +265,29 @@ class Control:
         return found[0]
 
     def _add_group(self, i: int, names: list[str], lr: float) -> None:
-        add_group(self.step.optimizers[i], self._schedule(i), [self.named[name] for name in names], lr)
+        add_group(self.step.optimizers[i], self._schedule(i), {name: self.named[name] for name in names}, lr)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which parameters are frozen, which are in which group of which optimizer, and what tracks no statistics."""
+        """Which parameters are frozen, which are in which group of which optimizer, and what tracks no statistics.
+
+        Of schedules that were given a function for each group, it has which of them each group has now.
+        """
         names = {id(p): name for name, p in self.named.items()}
         groups = [[[names[id(p)] for p in group["params"]] for group in o.param_groups] for o in self.step.optimizers]
         norms = [name for name, each in self.step.model.named_modules() if isinstance(each, _BatchNorm)]
         untracked = [name for name in norms if not self.step.model.get_submodule(name).track_running_stats]
         frozen = [name for name, p in self.named.items() if not p.requires_grad]
-        return {"frozen": frozen, "groups": groups, "untracked": untracked}
+        return {"frozen": frozen, "groups": groups, "untracked": untracked, "functions": self._places_of_functions()}
+
+    def _places_of_functions(self) -> dict[str, list[list[int]]]:
+        """For each schedule, and each part of it with functions: those of its groups, as places in what it had."""
+        return {
+            name: [
+                [[id(each) for each in given].index(id(fn)) for fn in now]
+                for given, now in zip(of, functions_of(self.schedules[name]), strict=True)
+            ]
+            for name, of in self._functions.items()
+        }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; before the optimizers' states, which are by group."""
@@ -289,6 +303,10 @@ class Control:
             for names in groups[first:]:
                 self._add_group(i, names, optimizer.param_groups[0]["lr"])
             del optimizer.param_groups[len(groups) :]
+        for name, of in saved["functions"].items():
+            parts = functions_of(self.schedules.get(name))
+            for given, now, places in zip(self._functions.get(name, ()), parts, of, strict=False):
+                now[:] = [given[place if place < len(given) else 0] for place in places]
         for name, each in self.step.model.named_modules():
             if isinstance(each, _BatchNorm) and each.running_mean is not None:
                 each.track_running_stats = name not in saved["untracked"]

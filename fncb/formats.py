@@ -44,9 +44,9 @@ def _to_2(tree: Any) -> Any:
 
 
 def _to_3(tree: Any) -> Any:
-    """Version 3 knows what is remembered to go back to, and layers that track no statistics."""
+    """Version 3 knows what is remembered to go back to, layers that track no statistics, and functions of groups."""
     if isinstance(tree, dict) and "control" in tree:
-        tree["control"]["untracked"] = []
+        tree["control"] |= {"untracked": [], "functions": {}}
         return {**tree, "remembered": {}, "configs": {}}  # which had fewer arguments
     return tree
 

@@ -1,6 +1,6 @@
 """Parameter groups that come and go while an optimizer is in use, and what schedules keep for each of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,8 @@ def take_out(optimizer: Optimizer, schedule: LRScheduler | None, params: Iterabl
     """
     mine, groups = {id(p) for p in params}, optimizer.param_groups
     for group in groups:
-        group["params"] = [p for p in group["params"] if id(p) not in mine]
+        left = [i for i, p in enumerate(group["params"]) if id(p) not in mine]
+        group.update({each: [group[each][i] for i in left] for each in ("params", "param_names") if each in group})
     kept = [i for i, group in enumerate(groups) if group["params"]] or [0]
     for each in _parts(schedule):
         for name in (*_RATES, *_OTHERS):
@@ -29,10 +30,12 @@ def take_out(optimizer: Optimizer, schedule: LRScheduler | None, params: Iterabl
     groups[:] = [groups[i] for i in kept]
 
 
-def add_group(optimizer: Optimizer, schedule: LRScheduler | None, params: Iterable[nn.Parameter], lr: float) -> None:
+def add_group(
+    optimizer: Optimizer, schedule: LRScheduler | None, params: Mapping[str, nn.Parameter], lr: float
+) -> None:
     """Adds a group whose rate is `lr` now, and goes from there as the schedule takes that of the first group.
 
-    Its other settings are the optimizer's defaults.
+    The parameters are given by name. Its other settings are the optimizer's defaults.
     """
     first = optimizer.param_groups[0]
     ratio = lr / float(first["lr"]) if first["lr"] else None
@@ -42,12 +45,18 @@ def add_group(optimizer: Optimizer, schedule: LRScheduler | None, params: Iterab
 
     beside = {name: value for name, value in first.items() if name not in (*optimizer.defaults, "params", "name")}
     scheduled = {name: rate(value) if name.endswith("_lr") else value for name, value in beside.items()}
-    optimizer.add_param_group({"initial_lr": lr, **scheduled, "params": list(params), "lr": lr})
+    names = {"param_names": [*params]} if "param_names" in first else {}  # torch wants them of all groups or of none
+    optimizer.add_param_group({"initial_lr": lr, **scheduled, **names, "params": [*params.values()], "lr": lr})
     for each in _parts(schedule):
         for name in (*_RATES, *_OTHERS):
             values = getattr(each, name, None)
             if isinstance(values, list) and len(values) == len(optimizer.param_groups) - 1:
                 values.append(rate(values[0]) if name in _RATES else values[0])
+
+
+def functions_of(schedule: LRScheduler | None) -> list[list[Any]]:
+    """The functions that a schedule, and those that it is made of, have for each group: no `state_dict` has them."""
+    return [each.lr_lambdas for each in _parts(schedule) if isinstance(getattr(each, "lr_lambdas", None), list)]
 
 
 def _parts(schedule: Any) -> Iterator[Any]:

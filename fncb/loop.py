@@ -171,7 +171,7 @@ def fit(
     eager = settings.detect_anomaly or not compile
     step = Step(task.model, turns, callbacks.step, where, not eager, needs_scale(settings.precision))
     at, signals = Position(accumulate=settings.accumulate_grad_batches), Signals()
-    randomness = RandomState([*train_loaders.generators(), *val_loaders.generators()])
+    randomness = RandomState([*train_loaders.generators(), *val_loaders.generators()], at)
     control = Control(step, schedules, at)
     rates = Rates(task, step, schedules, at)
     sight, rewind = Sight(task.model, lambda: step.states), Rewind(step)

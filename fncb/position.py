@@ -117,16 +117,16 @@ class RandomState:
 
     Args:
       generators: others that belong to the run, such as those of its loaders.
+      at: where the run is.
 
     Attributes:
       at_epoch: as it was then.
-      held: as it was when what is under way began, which a run that goes on does anew; None if nothing like that is.
     """
 
-    def __init__(self, generators: Iterable[torch.Generator] = ()) -> None:
-        self._generators = list(generators)
+    def __init__(self, generators: Iterable[torch.Generator] = (), at: Position | None = None) -> None:
+        self._generators, self._at = list(generators), at or Position()
         self.at_epoch = self.now()
-        self.held: dict[str, Any] | None = None
+        self._held: tuple[str, Mapping[str, Any]] | None = None
 
     def now(self) -> dict[str, Any]:
         """The state of every generator that is in use."""
@@ -138,9 +138,19 @@ class RandomState:
         for generator, was in zip(self._generators, state["own"], strict=False):
             generator.set_state(was)
 
+    def hold(self, state: Mapping[str, Any] | None = None) -> None:
+        """What is saved in this phase is as it is now, or as it is given: a run that goes on does anew what comes."""
+        self._held = self._at.phase, state or self.now()
+
+    def release(self) -> None:
+        """What is saved is as it is then."""
+        self._held = None
+
     def state_dict(self) -> dict[str, Any]:
         """Both moments."""
-        return {"now": _compact(self.held or self.now()), "at_epoch": _compact(self.at_epoch)}
+        phase, held = self._held or ("", None)
+        now = held if held is not None and phase == self._at.phase else self.now()
+        return {"now": _compact(now), "at_epoch": _compact(self.at_epoch)}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; to be done last, as loading other things may draw."""

@@ -104,16 +104,23 @@ class Training:
         peak = peak_flops(torch.cuda.get_device_name(self.where) if self.where.type == "cuda" else "", dtype)
         return {"flops": float(sum(counted)), **({} if peak is None else {"available_flops": peak})}
 
-    def refresh_batch_norm(self, _: RefreshBatchNorm, event: ev.Event) -> None:
-        """Measures the running statistics anew, and leaves loader and generators as they were."""
+    def refresh_batch_norm(self, effect: RefreshBatchNorm, event: ev.Event) -> None:
+        """Measures the running statistics anew; a run that was cut while it did so begins with it when it goes on."""
         if not isinstance(event, ev.TrainEpochEnd | ev.TrainEnd):
             kind = type(event).__name__
             raise ValueError(
                 f"RefreshBatchNorm: it must be asked for at on_train_epoch_end or on_train_end, got it at {kind}."
             )
+        self.at.ask(effect)
+        self._refresh()
+
+    def _refresh(self, begun: bool = True) -> None:
+        """One pass of it, which leaves loader and generators as they were; `begun` is whether the loader has been."""
         loader, now = self.train.at(self.at.epoch)[0], self.randomness.now()
         given: Any = loader.batches
-        state = given.state_dict() if loader.keeps_state else None
+        keeps_state = loader.keeps_state and begun  # asked for its state, a fresh one would begin
+        state = given.state_dict() if keeps_state else None
+        loader.set_epoch(self.at.epoch)
 
         def forward(batch: Any) -> None:
             for loss in self.task.losses.values() if batch is not None else ():
@@ -125,10 +132,11 @@ class Training:
                 refresh(self.task.model, forward, islice(loader, self.at.batches))  # as it may have no end
         finally:
             self.randomness.put_back(now)
-        if loader.keeps_state:
+        if keeps_state:
             given.load_state_dict(state)
             given.state_dict()  # a StatefulDataLoader takes it up when it is next asked, and draws: here and not later
             self.randomness.put_back(now)
+        self.at.take(RefreshBatchNorm)
 
     def reach(self, kind: type[ev.Event], at: str, is_now: Any, **fields: Any) -> None:
         """Fires an event after which the run has come to where `at` says: unless a hook raises, then it has not."""
@@ -146,6 +154,8 @@ class Training:
         self.fire(ev.FitStart, max_epochs=self.settings.max_epochs, max_steps=self.settings.max_steps)
         if not resumed:
             self.sanity_check()
+        if RefreshBatchNorm.__name__ in self.at.asked:
+            self._refresh(begun=False)
         self.end_epoch()  # of a checkpoint that was written when one ended
         self.at.cut = False
         more = not self.is_done()
@@ -222,7 +232,7 @@ class Training:
         done = goes_on and not at.is_amid and not loader.keeps_state
         fetch = loader.fetching(*at.before_next) if not done else lambda: (END, None)
         upcoming, state, waited = self._timed(fetch)
-        if goes_on and at.phase not in UNDER_WAY:
+        if goes_on and (at.phase not in UNDER_WAY or not self.takes_batch()):
             self.randomness.put_back(now)
             self.catch_up()
         while upcoming is not END and self.takes_batch():
@@ -240,7 +250,7 @@ class Training:
             self.signals.act()
             if self.session.is_writing:
                 self.session.settle(wait=False)
-        self.randomness.held = None
+        self.randomness.release()
         if StopEpoch.__name__ in at.asked:
             at.asked.clear()
             if not at.epoch_is_over:
@@ -265,7 +275,7 @@ class Training:
     def _hold_random(self, random: Any) -> None:
         """Keeps the random state, or the one given, if a checkpoint may be written when what is next fails."""
         if self._saves_on_exception:
-            self.randomness.held = random or self.randomness.now()
+            self.randomness.hold(random)
 
     def begin_epoch(self) -> None:
         """The events before the first batch, as far as they have not been."""
@@ -328,7 +338,7 @@ class Training:
             if at.asked and StopEpoch.__name__ in at.asked:
                 return False
             self.train_on(batch, state_after)
-        self.randomness.held = None
+        self.randomness.release()
         if at.phase == "Stepped":
             self.end_step()
         if self._wants[ev.TrainBatchEnd]:
@@ -437,12 +447,12 @@ class Training:
     def hold(self) -> None:
         """Until `release`, or for good if what is next fails, checkpoints are of this moment."""
         self.session.hold(self.at.epochs, self.at.step)
-        self.randomness.held = self.randomness.now()
+        self.randomness.hold()
 
     def release(self) -> None:
         """Checkpoints are of the moment that they are asked for again."""
         self.session.release()
-        self.randomness.held = None
+        self.randomness.release()
 
     def advance_plateaus(self, interval: str) -> None:
         """Gives schedules that wait for a metric those of the epoch."""

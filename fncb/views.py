@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fncb.tree import leaves
+
 
 def view_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The model with other tensors in the place of some of its parameters and buffers, to be called and then dropped.
@@ -26,7 +28,7 @@ def view_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
       3.0
     """
     own = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    beside = [each for module in model.modules() for each in vars(module).values() if isinstance(each, Tensor)]
+    beside = [each for module in model.modules() for _, each in leaves(vars(module)) if isinstance(each, Tensor)]
     memo: dict[int, Any] = {id(each): each.detach() for each in beside if each.grad_fn is not None}  # which has no copy
     for name, tensor in own:
         memo[id(tensor)] = tensors[name] if name in tensors else memo.get(id(tensor), tensor)

@@ -1,16 +1,22 @@
 """Running statistics measured anew: torch's own numbers, and everything else as it was."""
 
+import os
+import signal
+from contextlib import nullcontext
 from functools import partial
 
+import attrs
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
+from torchmetrics import SumMetric
 
 from fncb.batch_norm import refresh
 from fncb.callback import Callback, emit
+from fncb.callbacks import checkpoint
 from fncb.data import batches
 from fncb.effects import Freeze, RefreshBatchNorm
 from fncb.loop import fit
@@ -64,6 +70,17 @@ def test_they_are_put_back_when_a_batch_fails():
         refresh(net, net, [torch.ones(5, 7)])
     assert not net.training
     assert net[1].momentum == 0.1
+
+
+def test_statistics_are_what_they_were_when_a_batch_fails():
+    net = model()
+    net(data()[0])
+    before = statistics(net)
+
+    with pytest.raises(RuntimeError):
+        refresh(net, net, [*data(2), torch.ones(5, 7)])
+
+    assert unlike(before, statistics(net)) == []
 
 
 def test_without_such_layers_no_batch_is_taken():
@@ -141,6 +158,89 @@ def test_it_leaves_batches_and_draws_of_the_run_as_they_were(kind):
         return found, random_state()["torch"]
 
     assert unlike(seen([]), seen([refreshes()])) == []
+
+
+class Endless:
+    """Batches without an end, of which more than a few are asked for only by who never stops."""
+
+    def __init__(self):
+        self.given = 0
+
+    def __iter__(self):
+        while self.given < 50:
+            self.given += 1
+            yield data()[self.given % 4]
+        pytest.fail("it does not end")
+
+
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
+def test_of_an_endless_loader_it_takes_as_many_batches_as_the_epoch_had(hook):
+    net = model()
+
+    run(task(net), Endless(), callbacks=refreshes(hook), max_steps=3)
+
+    assert net[1].num_batches_tracked == 3
+
+
+def test_metrics_that_the_loss_updates_itself_are_those_of_training():
+    def trained(callbacks):
+        metric, batches, seen = SumMetric(), data(3), []
+
+        def loss(model, x):
+            metric.update(1.0)
+            return model(x).square().mean(), {"batches": metric}
+
+        spy = Callback(key="spy", init=int, on_train_end=lambda s, e: seen.append(dict(e.metrics)) or s)
+        given = Task(model(), loss=loss, optimizer=partial(torch.optim.SGD, lr=0.0))
+        return run(given, batches, callbacks=[*callbacks, spy], max_epochs=2).metrics, seen
+
+    expected = trained([])
+
+    assert trained([refreshes()]) == expected
+    assert trained([refreshes("on_train_end")]) == expected
+    assert expected[0]["batches_epoch"] == 3.0
+
+
+def once(callback, hook):
+    """A callback that hears only the first of those events."""
+    inner = getattr(callback, hook)
+    return attrs.evolve(callback, **{hook: lambda s, e: attrs.evolve(inner(s, e), state=1) if s == 0 else s})
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+@pytest.mark.parametrize("kind", ["list", "batches", "stateful"])
+@pytest.mark.parametrize("max_steps", [-1, 7])
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_end"])
+def test_a_signal_is_acted_on_in_it_and_the_run_goes_on_with_it(hook, max_steps, kind, tmp_path):
+    """A signal comes in the nth call of the loss: in the first refresh, or when it is over, or in the last."""
+
+    def trained(folder, nth=None, **settings):
+        calls = []
+
+        def loss(model, x):
+            calls.append(model.training and torch.is_grad_enabled())
+            if len(calls) == nth:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return model(x).square().mean()
+
+        torch.manual_seed(5)
+        given = Task(model(), loss=loss, optimizer=partial(torch.optim.SGD, lr=0.125, momentum=0.5))
+        saves = checkpoint(folder, save_on_signal=True, every_n_epochs=100)
+        callbacks = [once(refreshes(hook), hook), saves]
+        settings = {"max_epochs": 2, "max_steps": max_steps, **settings}
+        with pytest.raises(SystemExit) if nth else nullcontext():
+            run(given, LOADERS[kind](), callbacks=callbacks, **settings)
+        assert nth in (None, len(calls))  # no batch more
+        return calls, given.model.state_dict()
+
+    calls, whole = trained(tmp_path / "whole")
+    assert calls.count(False) == (4 if max_steps < 0 or hook == "on_train_epoch_end" else 3)
+
+    for nth in range(4, len(calls) + 1):
+        folder = tmp_path / str(nth)
+        trained(folder, nth)
+        _, resumed = trained(folder, resume="last")
+        assert unlike(dict(whole), dict(resumed)) == [], nth
 
 
 def test_what_is_frozen_without_statistics_stays():

@@ -26,13 +26,14 @@ from fncb.loop import fit
 from fncb.position import Position
 from fncb.step import Step
 from fncb.task import Task, make_turns
+from tests.reliability.resuming import unlike
 
 run = partial(fit, compile=False, progress=False, max_epochs=1)
 
 
-def task(**given):
+def task(model=None, **given):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model = model or nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     given = {"optimizer": partial(torch.optim.SGD, lr=0.5), **given}
     return Task(model, loss=lambda model, x: model(x).square().mean(), **given)
 
@@ -298,6 +299,79 @@ def test_an_attribute_that_is_set_has_nothing_compiled_anew():
     assert step.params is not taken_up
 
 
+class Switched(nn.Module):
+    """A layer whose output goes through a function that is an attribute, times a number that is one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.act, self.scale = nn.Linear(2, 1), torch.sigmoid, 1.0
+
+    def forward(self, x):
+        return self.act(self.inner(x)) * self.scale
+
+
+def test_a_function_that_is_set_is_compiled_and_a_number_that_goes_to_and_fro_only_once():
+    def changes(**values):
+        def fn(model):
+            for name, value in values.items():
+                setattr(model, name, value)
+
+        return Transform("changes", fn)
+
+    after = {2: changes(act=torch.tanh), 5: changes(scale=2.0), 6: changes(scale=1.0), 7: changes(scale=2.0)}
+    changing = Callback(
+        key="changing", init=int, on_train_batch_end=lambda s, e: emit(s, *filter(None, [after.get(e.batch_idx)]))
+    )
+
+    def trained(compile):
+        losses = []
+        spy = Callback(key="spy", init=int, on_train_batch_end=lambda s, e: losses.append(e.metrics["loss"]) or s)
+        result = run(task(model=Switched()), data(10), callbacks=[changing, spy], compile=compile)
+        return result, losses
+
+    result, losses = trained(True)
+
+    assert losses == pytest.approx(trained(False)[1], rel=1e-5)
+    # one graph for each function, and one more for the second number: the first one's is there when it comes back
+    assert (result.compiled, result.recompilations) == ("one graph", 2)
+
+
+def test_attributes_that_are_not_plain_have_the_step_compiled_anew():
+    given = task(model=Switched())
+    step = Step(given.model, make_turns(given), None, torch.device("cpu"), compile=False)
+    control, taken_up = Control(step, {}, Position()), step.params
+
+    control.transform(Transform("a number", lambda model: setattr(model, "scale", 2.0)), ev.TrainStart())
+    assert step.params is taken_up
+    for value in (torch.tanh, torch.relu, [1.0]):
+        control.transform(
+            Transform("no number", lambda model, value=value: setattr(model, "act", value)), ev.TrainStart()
+        )
+        assert step.params is not taken_up
+        taken_up = step.params
+
+
+def test_a_part_that_takes_the_place_of_another_in_memory_is_noticed():
+    class Replaceable(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.act = nn.Linear(2, 1), nn.ReLU()
+
+    given = task(model=Replaceable())
+    step = Step(given.model, make_turns(given), None, torch.device("cpu"), compile=False)
+    control = Control(step, {}, Position())
+
+    def fn(model):
+        model.act = None  # frees it, so that the next one may get its address
+        model.act = nn.Sigmoid()
+
+    for _ in range(20):
+        taken_up = step.params
+        control.transform(Transform("swaps", fn), ev.TrainStart())
+        assert step.params is not taken_up
+
+
 def test_what_is_trained_must_survive_a_transformation():
     def fn(model):
         model[0] = nn.Linear(2, 2)
@@ -388,6 +462,95 @@ def test_a_group_that_nothing_is_left_in_goes():
     assert [len(group["params"]) for group in made[0].param_groups] == [1, 1]
 
 
+def of_two_rates(cls, **settings):
+    """A function that makes an optimizer with a group for each of the two layers."""
+
+    def make(params):
+        one, two, *last = params
+        return cls([{"params": [one, two], "lr": 0.5}, {"params": last, "lr": 0.25}], lr=0.5, **settings)
+
+    return make
+
+
+OPTIMIZERS = {
+    "Adam": of_two_rates(torch.optim.Adam),
+    "momentum": of_two_rates(torch.optim.SGD, momentum=0.5),
+}
+OF_GROUPS = {
+    "none": None,
+    "StepLR": partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    "LambdaLR": partial(
+        torch.optim.lr_scheduler.LambdaLR, lr_lambda=[lambda epoch: 0.5**epoch, lambda epoch: 1 / (epoch + 1)]
+    ),
+    "OneCycleLR": partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=[0.5, 0.25], total_steps=9),
+    "CyclicLR": partial(torch.optim.lr_scheduler.CyclicLR, base_lr=[0.1, 0.2], max_lr=[0.3, 0.6], step_size_up=3),
+    "ReduceLROnPlateau": partial(
+        torch.optim.lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0, mode="max", min_lr=[0.125, 0.0625]
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"), [*zip(["Adam"] * len(OF_GROUPS), OF_GROUPS, strict=True), ("momentum", "LambdaLR")]
+)
+def test_what_left_the_optimizer_and_what_came_back_is_the_same_after_a_resume(optimizer, schedule, tmp_path):
+    def train(**settings):
+        given, made = groups_of(
+            task(optimizer=OPTIMIZERS[optimizer], schedule=OF_GROUPS[schedule], schedule_monitor="loss_epoch")
+        )
+        callbacks = [
+            asks(Freeze("0.*", leave_optimizer=True), hook="on_train_epoch_start", at=1),
+            attrs.evolve(asks(Unfreeze("0.*", lr=0.125), hook="on_train_epoch_start", at=3), key="back"),
+            checkpoint(tmp_path, every_n_epochs=1, save_top_k=-1),
+        ]
+        result = run(given, data(2), callbacks=callbacks, max_epochs=6, **settings)
+        return {"metrics": result.metrics, "model": given.model.state_dict(), "optimizer": made[0].state_dict()}
+
+    whole = train()
+
+    assert [group["params"] for group in whole["optimizer"]["param_groups"]] == [[0, 1], [2, 3]]
+    for epoch in range(5):  # before it left, while it was out, in the epoch that it came back in, and later
+        assert unlike(whole, train(resume=tmp_path / f"epoch={epoch}-step={2 * epoch + 2}.safetensors")) == [], epoch
+
+
+def test_a_group_that_comes_back_follows_one_cycle_from_its_own_rate():
+    one_cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=[0.5, 0.25], total_steps=9)
+    given = task(optimizer=OPTIMIZERS["momentum"], schedule=one_cycle, schedule_interval="step")
+    callbacks = [
+        asks(Freeze("0.*", leave_optimizer=True)),
+        attrs.evolve(asks(Unfreeze("0.*", lr=0.0625), hook="on_train_epoch_start", at=1), key="back"),
+    ]
+    rates = []
+    spy = Callback(
+        key="spy",
+        init=int,
+        on_train_batch_start=lambda s, e: rates.append([value for name, value in e.metrics.items()]) or s,
+    )
+
+    run(given, data(3), callbacks=[*callbacks, spy], max_epochs=3)
+
+    optimizer = OPTIMIZERS["momentum"](task().model.parameters())
+    alone, expected = one_cycle(optimizer), []
+    for _ in range(9):
+        expected.append(optimizer.param_groups[1]["lr"])
+        optimizer.step()
+        if len(expected) < 9:
+            alone.step()
+    assert [each[0] for each in rates] == expected
+    ratio = 0.0625 / expected[3]
+    assert [len(each) for each in rates] == [1, 1, 1, *[2] * 6]
+    assert [each[1] for each in rates[3:]] == pytest.approx([rate * ratio for rate in expected[3:]], rel=1e-12)
+
+
+def test_what_left_an_optimizer_leaves_its_state_there():
+    given, made = groups_of(task(optimizer=partial(torch.optim.SGD, lr=0.5, momentum=0.5)))
+    leaves = asks(Freeze("0.*", leave_optimizer=True), hook="on_train_epoch_start", at=1)
+
+    run(given, data(), callbacks=leaves, max_epochs=2)
+
+    assert {id(p) for p in made[0].state} == {id(p) for p in given.model[1].parameters()}
+
+
 def test_apply_replaces_parameters_and_step_states():
     def halve(params, states):
         return {name: p / 2 for name, p in params.items()}, {"ema": {name: p * 0 for name, p in states["ema"].items()}}
@@ -400,6 +563,40 @@ def test_apply_replaces_parameters_and_step_states():
     for name, p in given.model.named_parameters():
         assert torch.equal(p, before[name] / 2)
         assert torch.equal(result.step_state["ema"][name], torch.zeros_like(p))
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        lambda params, states: ({name: p * 0 for name, p in params.items()}, {}),  # a step state is missing
+        lambda params, states: (
+            {name: p * 0 for name, p in params.items()},
+            {"ema": {**states["ema"], "more": of_seven()}},
+        ),
+        lambda params, states: (
+            {**params, "0.bias": of_seven()},
+            {"ema": {n: p * 0 for n, p in states["ema"].items()}},
+        ),
+    ],
+    ids=["a state is missing", "a state has more", "a parameter has another shape"],
+)
+def test_an_apply_that_is_refused_writes_nothing(returned):
+    given, kept = task(), {}
+    before = values(given.model)
+
+    def keeps(params, states):
+        kept.update(states["ema"])
+        return returned(params, states)
+
+    with pytest.raises(ValueError, match=r"^Apply 'a': names and shapes of tensors must stay, got differences at \['"):
+        run(given, data(), callbacks=[ema(0.5), asks(Apply("a", keeps))])
+
+    assert changed(before, given.model) == set()
+    assert unlike(before, kept) == []
+
+
+def of_seven():
+    return torch.zeros(7)
 
 
 def test_a_pruned_weight_stays_zero_in_the_compiled_step_too():

@@ -11,8 +11,8 @@ from torch import nn
 import fncb
 from fncb import events as ev
 from fncb.callback import Callback, StepHooks, emit
-from fncb.callbacks import checkpoint
-from fncb.effects import Attach, Log, Save
+from fncb.callbacks import checkpoint, ema, skip_nonfinite, weight_averaging
+from fncb.effects import Attach, Freeze, Log, Save
 from fncb.task import Task
 
 validate = partial(fncb.validate, progress=False)
@@ -530,6 +530,91 @@ def test_a_checkpoint_gives_weights_and_states(tmp_path, stage, by):
     assert saw == [(2, str(path), {"counts": "word"})]
     assert names(order[1]) == ["on_configure_sharded_model", "on_load_checkpoint", f"on_{STAGES[stage][1]}_start"]
     assert {path.name for path in tmp_path.glob("*.safetensors")} == {path.name}  # nothing is saved
+
+
+AVERAGING = {
+    "ema": (lambda: ema(0.5), 0.6875),  # half of half of 1.0 and 0.75, and half of 0.5
+    "weight_averaging": (lambda: weight_averaging(), 0.625),  # the mean of 0.75 and 0.5
+}
+
+
+def measured(stage, given, **settings):
+    """What a stage makes of a batch of ones: a mean or predictions, which are the one weight."""
+    result = STAGES[stage][0](given, [torch.ones(2, 1)], **settings)
+    return result.metrics or {str(number) for each in result.predictions for number in each.flatten().tolist()}
+
+
+def as_measured(stage, value):
+    return {str(value)} if stage == "predict" else {f"{'val' if stage == 'validate' else 'test'}_loss": value}
+
+
+def averaged_checkpoint(folder, *callbacks, model=None):
+    """A checkpoint after two steps, each of which takes a quarter off the weight, which was 1."""
+    trained = Task(model or line(1.0), loss=mean, optimizer=partial(torch.optim.SGD, lr=0.25))
+    settings = {"max_epochs": 1, "compile": False, "progress": False}
+    fncb.fit(trained, [torch.ones(2, 1)] * 2, callbacks=[*callbacks, checkpoint(folder)], **settings)
+    (path,) = folder.glob("*.safetensors")
+    return path
+
+
+@EVERY
+@pytest.mark.parametrize("kind", AVERAGING)
+def test_a_checkpoint_is_measured_with_the_averages_that_it_holds(tmp_path, stage, kind):
+    make, average = AVERAGING[kind]
+    path = averaged_checkpoint(tmp_path, make())
+    first = f"on_{STAGES[stage][1]}_start"
+    callback, seen = heard("setup", first, "teardown")
+    other = Task(line(9.0), loss=mean)
+
+    assert measured(stage, other, callbacks=[make(), callback], resume=path) == as_measured(stage, average)
+    assert [(event.epoch, event.step) for event in seen] == [(0, 2)] * 3
+    assert other.model.weight.item() == 0.5  # the weights that were trained
+    assert measured(stage, other, resume=path) == as_measured(stage, 0.5)
+
+
+@EVERY
+@pytest.mark.parametrize("kind", AVERAGING)
+def test_without_a_checkpoint_there_are_no_averages(stage, kind):
+    callback, seen = heard(f"on_{STAGES[stage][1]}_start")
+    given = Task(line(9.0), loss=mean)
+
+    assert measured(stage, given, callbacks=[AVERAGING[kind][0](), callback]) == as_measured(stage, 9.0)
+    assert [(event.epoch, event.step) for event in seen] == [(0, 0)]
+
+
+@pytest.mark.parametrize("kind", AVERAGING)
+def test_a_checkpoint_without_averages_is_measured_as_it_is(tmp_path, kind):
+    path = averaged_checkpoint(tmp_path, skip_nonfinite())  # which keeps something else
+
+    assert measured("validate", Task(line(9.0), loss=mean), callbacks=AVERAGING[kind][0](), resume=path) == {
+        "val_loss": 0.5
+    }
+
+
+@pytest.mark.parametrize("kind", AVERAGING)
+def test_what_was_frozen_has_no_average_and_is_measured_as_it_is(tmp_path, kind):
+    def with_bias(weight, bias):
+        model = nn.Linear(1, 1)
+        nn.init.constant_(model.weight, weight)
+        nn.init.constant_(model.bias, bias)
+        return model
+
+    make, average = AVERAGING[kind]
+    freezes = Callback(key="f", init=int, emits=(Freeze,), on_train_start=lambda s, e: emit(s, Freeze("bias")))
+    path = averaged_checkpoint(tmp_path, freezes, make(), model=with_bias(1.0, 4.0))
+
+    found = measured("validate", Task(with_bias(9.0, 9.0), loss=mean), callbacks=[freezes, make()], resume=path)
+    assert found == {"val_loss": 4.0 + average}
+
+
+def test_averages_of_another_model_are_refused(tmp_path):
+    def with_norm():
+        return nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+
+    path = averaged_checkpoint(tmp_path, ema(0.5), model=with_norm())
+
+    with pytest.raises(ValueError, match=r"^resume: ema: names and shapes of tensors must stay, got .*0.running_mean"):
+        validate(Task(with_norm(), loss=mean), [torch.ones(2, 1)], callbacks=ema(0.5, use_buffers=False), resume=path)
 
 
 @EVERY

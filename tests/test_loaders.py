@@ -8,6 +8,7 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     IterableDataset,
+    RandomSampler,
     SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
@@ -207,6 +208,20 @@ def test_shuffling_stays_unless_order_is_asked_for():
     shuffled = DataLoader(DATA, shuffle=True)
 
     assert Loaders("fit: train", shuffled).at(0)[0].batches is shuffled
+
+
+def test_generators_are_found_wherever_a_loader_draws_from_them():
+    of_loader, of_sampler, of_batches, of_both = (torch.Generator() for _ in range(4))
+    of_first = DataLoader(DATA, shuffle=True, generator=of_loader)
+    of_second = DataLoader(DATA, sampler=RandomSampler(DATA, generator=of_sampler))
+    of_third = DataLoader(DATA, batch_sampler=BatchSampler(RandomSampler(DATA, generator=of_batches), 2, False))
+    of_fourth = DataLoader(DATA, sampler=RandomSampler(DATA, generator=of_both), generator=of_both)
+    plain = DataLoader(DATA, shuffle=True)
+
+    loaders = Loaders("fit: val", [of_first, of_second, of_third, of_fourth, plain, iter([1])])
+
+    assert [id(each) for each in loaders.generators()] == [*map(id, (of_loader, of_sampler, of_both, of_batches))]
+    assert Loaders("fit: val", lambda: of_first).generators() == []
 
 
 def test_a_function_is_called_when_loaders_are_needed_and_then_never_again():

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import fncb
 from fncb import store
@@ -383,13 +383,16 @@ def test_of_an_epoch_whose_batches_are_done_none_is_taken_again(tmp_path):
     assert len(taken) == 12
 
 
-def test_a_generator_that_a_loader_was_given_goes_on_too(tmp_path):
-    x = torch.randn(12, 2)
+@pytest.mark.parametrize("in_batch_sampler", [False, True])
+def test_a_generator_that_a_loader_was_given_goes_on_too(in_batch_sampler, tmp_path):
+    data = TensorDataset(torch.randn(12, 2))
     seen = []
 
     def batches(seed):
         own = torch.Generator().manual_seed(seed)
-        return DataLoader(TensorDataset(x), batch_size=4, shuffle=True, generator=own)
+        if in_batch_sampler:
+            return DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data, generator=own), 4, drop_last=False))
+        return DataLoader(data, batch_size=4, shuffle=True, generator=own)
 
     def train(loader, **given):
         seen.clear()

@@ -10,7 +10,7 @@ from torch import nn
 
 from fncb import events as ev
 from fncb.callback import Callback, compose, emit
-from fncb.callbacks import checkpoint, ema
+from fncb.callbacks import checkpoint, ema, skip_nonfinite
 from fncb.effects import Remember, Rollback, Unfreeze
 from fncb.loop import fit
 from fncb.rewinding import Rewind
@@ -102,6 +102,74 @@ def test_the_copy_is_nobody_elses():
 def test_there_must_be_something_to_go_back_to():
     with pytest.raises(ValueError, match=r"^Rollback: something must have been remembered, got nothing yet"):
         Rewind(step_of(task())).rollback(Rollback(), NOW)
+
+
+def test_moments_that_there_were_none_of_begin_anew():
+    step, fresh = step_of(task(), ema(0.5)), step_of(task(), ema(0.5))
+    rewind = Rewind(step)
+    rewind.remember(Remember(), NOW)  # before the optimizer has made its state
+    step(data()[0] * float("nan"))
+
+    rewind.rollback(Rollback(), NOW)
+    assert [*step.optimizers[0].state.values()] == []
+    assert step.started == [False]  # or a graph went on with the moments that it was traced with
+    for batch in data():
+        step(batch)
+        fresh(batch)
+
+    assert unlike(held(fresh), held(step)) == []
+
+
+def test_moments_of_what_had_left_the_optimizer_are_not_put_back_where_they_were_not_remembered():
+    step = step_of(task())
+    rewind, first = Rewind(step), step.model[0].weight
+    step(data()[0])
+    rewind.remember(Remember(), NOW)
+    del step.optimizers[0].state[first]
+    rewind.remember(Remember(), NOW)
+    step(data()[1])
+    assert first in step.optimizers[0].state
+
+    rewind.rollback(Rollback(), NOW)
+
+    assert first not in step.optimizers[0].state
+    assert not any("0.weight" in path for path in rewind.state_dict() if path.startswith("optimizer."))
+    assert len(step.optimizers[0].state) == 5
+
+
+def train_by_hand(expected, optimizer, windows):
+    for window in windows:
+        optimizer.zero_grad()
+        for batch in window:
+            (expected.loss(expected.model, batch) / 2).backward()  # a batch counts for half an update
+        optimizer.step()
+
+
+@pytest.mark.parametrize("last_is_skipped", [False, True])
+def test_a_window_that_has_gone_bad_is_dropped(last_is_skipped):
+    """What its first batch gave is gone: the other one ends it alone or, if it is left out, there is no update."""
+    sgd = partial(torch.optim.SGD, lr=0.125, momentum=0.5)
+    given, expected = task(optimizer=sgd), task(optimizer=sgd)
+    batches = data(6)
+    windows = [batches[:2], [] if last_is_skipped else batches[3:4], batches[4:]]
+    train_by_hand(expected, sgd(expected.model.parameters()), filter(None, windows))
+
+    batches[2] = batches[2] * (2.0 if last_is_skipped else float("nan"))
+    batches[3] = batches[3] * float("nan") if last_is_skipped else batches[3]
+    callbacks = [asks_at(Remember(), 1), asks_at(Rollback(), 2, key="back"), *[skip_nonfinite()] * last_is_skipped]
+    run(given, batches, callbacks=callbacks, max_epochs=1, accumulate_grad_batches=2)
+
+    for one, other in zip(given.model.parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def asks_at(effect, batch, key="asks"):
+    return Callback(
+        key=key,
+        init=int,
+        emits=(type(effect),),
+        on_train_batch_end=lambda s, e: emit(s, effect) if e.batch_idx == batch else s,
+    )
 
 
 def asks(effect, epoch, hook="on_train_epoch_start", key="asks"):

@@ -216,6 +216,29 @@ def test_it_sees_the_model_in_eval_mode_without_gradients_and_leaves_no_trace():
     assert seen == [(False, False, True)] * 2
 
 
+def test_a_generator_is_run_through_while_it_looks():
+    seen = []
+
+    def fn(model, event, states):
+        seen.append((model.training, torch.is_grad_enabled(), torch.rand(1).item()))
+        yield Log({"a": 1.0})
+        seen.append((model.training, torch.is_grad_enabled(), torch.rand(1).item()))
+        yield Log({"b": 2.0})
+
+    def trained(callbacks):
+        torch.manual_seed(3)
+        metrics = run(task(), BATCHES, callbacks=callbacks).metrics
+        return {name: metrics.get(name) for name in "ab"}, random_state()["torch"]
+
+    looks = asks(Examine("look", fn), "on_train_end", emits=(Examine, Log))
+
+    (found, after), (_, expected) = trained([looks]), trained([])
+    assert [each[:2] for each in seen] == [(False, False)] * 2
+    assert seen[0] != seen[1]  # it did draw
+    assert found == {"a": 1.0, "b": 2.0}
+    assert torch.equal(after, expected)
+
+
 def test_it_sees_each_module_in_its_own_mode_if_it_is_asked_to():
     seen = []
     looks = Examine("look", lambda model, event, states: seen.append(model.training), eval_mode=False)
@@ -234,6 +257,29 @@ def test_in_a_validation_it_sees_the_view():
 
 
 # Where they make no sense.
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({"a": 1.0}, "'a' must be a 0-d tensor, got 1.0"),
+        ({"b": torch.ones(()), "a": torch.ones(3)}, r"'a' must be a 0-d tensor, got tensor\(\[1., 1., 1.\]\)"),
+        ({"a": None}, "'a' must be a 0-d tensor, got None"),
+        (None, "fn must return a mapping from name to tensor, got None"),
+        (torch.ones(()), r"fn must return a mapping from name to tensor, got tensor\(1.\)"),
+        ([("a", torch.ones(()))], r"fn must return a mapping from name to tensor, got \[\('a'"),
+    ],
+)
+@pytest.mark.parametrize(("stage", "hook"), [(validate, "on_validation_batch_end"), (test, "on_test_batch_end")])
+def test_what_is_no_measure_is_told_in_one_sentence(returned, message, stage, hook):
+    with pytest.raises(TypeError, match=f"^Measure 'm': {message}"):
+        stage(task(), BATCHES, callbacks=measures(lambda *_: returned, hook), progress=False)
+
+
+def test_a_measure_of_one_element_will_do():
+    result = validate(task(), BATCHES, callbacks=measures(lambda m, e, s: {"a": torch.ones(1, 1)}), progress=False)
+
+    assert result.metrics["val_a"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,25 @@ def test_many_batch_shapes_share_one_graph_in_the_end():
     assert_same(step, eager)
 
 
+def test_the_graph_that_many_shapes_share_is_traced_again_where_it_must_be():
+    """Parts of one tensor begin in different places, and a graph made for those does not fit one that begins anew."""
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    begins, sizes = (0, 64, 114, 147, 194, 0), (64, 50, 33, 47, 21, 40)
+    data = [x[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
+    torch.manual_seed(0)
+    model, sgd = nn.Linear(4, 1), partial(torch.optim.SGD, lr=0.1)
+    step, eager = (
+        make(compile=compile, model=copy.deepcopy(model), loss=lambda model, x: model(x).square().mean(), optimizer=sgd)
+        for compile in (True, False)
+    )
+
+    train(step, data)
+    train(eager, data)
+
+    assert step.level == "one graph"
+    assert_same(step, eager)
+
+
 def test_the_means_of_an_epoch_are_weighted_by_batch_size_and_leave_skipped_batches_out():
     step = make(
         (skip_nonfinite(),), compile=False, model=nn.Linear(1, 1), loss=lambda model, x: model(x).mean() * 0 + x.mean()
@@ -434,6 +453,30 @@ def test_a_wrong_step_hook_is_named(hook, message):
 
     with pytest.raises((TypeError, ValueError), match=message):
         train(step, batches((8,)))
+
+
+@pytest.mark.parametrize(
+    ("name", "skips"),
+    [
+        ("on_train_batch_start", False),
+        ("on_before_backward", False),
+        ("on_after_backward", True),
+        ("on_before_optimizer_step", True),
+        ("on_before_zero_grad", False),
+        ("on_after_optimizer_step", False),
+        ("on_train_batch_end", False),
+    ],
+)
+def test_what_cannot_be_skipped_any_more_or_yet_is_refused(name, skips):
+    step = make((hooked(**{name: lambda s, e: emit(s, skip=torch.tensor(True))}),), compile=False)
+    before = {path: p.clone() for path, p in step.params.items()}
+
+    if skips:
+        train(step, batches((8,)))
+        assert all(torch.equal(p, before[path]) for path, p in step.params.items())
+    else:
+        with pytest.raises(TypeError, match=rf"^hooked: step hook {name} must not skip, got it. That is for on_after_"):
+            train(step, batches((8,)))
 
 
 def test_gradients_must_be_replaced_in_full():

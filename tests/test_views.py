@@ -104,6 +104,35 @@ def test_what_is_no_parameter_or_buffer_is_copied():
     assert torch.equal(view.unregistered, model.unregistered)
 
 
+class Remembering(nn.Module):
+    """Keeps what its layer gave, and with it the graph of its gradients, which cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(2, 1)
+
+    def forward(self, x):
+        self.hidden = self.inner(x)
+        self.more = {"doubled": [self.hidden * 2]}
+        return self.hidden
+
+
+def test_an_activation_that_a_module_keeps_is_no_obstacle():
+    model = nn.Sequential(Remembering())
+    model(torch.ones(3, 2))
+    kept = model[0].hidden
+
+    view = view_of(model, {"0.inner.bias": torch.tensor([7.0])})
+
+    assert model[0].hidden is kept
+    assert torch.equal(view[0].hidden, kept)
+    assert torch.equal(view[0].more["doubled"][0], model[0].more["doubled"][0])
+    assert not view[0].hidden.requires_grad
+    assert torch.equal(view(torch.zeros(1, 2)), torch.tensor([[7.0]]))
+    assert model[0].hidden is kept
+
+
 def test_eval_mode_is_for_the_length_of_a_block_and_each_submodule_gets_its_own_back():
     model = Net()
     model.norm.eval()

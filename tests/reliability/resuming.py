@@ -26,14 +26,49 @@ from fncb import store
 from fncb.callback import Callback, emit
 from fncb.callbacks import (
     accumulation_schedule,
+    activation_stats,
+    adaptive_clip,
+    backbone_finetuning,
+    batch_gradient_verification,
     checkpoint,
     clip_grad_norm,
+    clip_grad_value,
+    data_monitor,
     early_stop,
     ema,
+    every,
+    finetuning,
+    grad_noise,
+    grad_norms,
+    history,
+    image_sampler,
+    knn_online_evaluator,
+    lookahead,
     lr_monitor,
+    masked,
+    mixup,
+    model_summary,
+    module_data_monitor,
+    on_exception_checkpoint,
+    print_table_metrics,
     progress_bar,
+    prune,
+    quantization_aware_training,
+    reduce_on_plateau,
+    restore_best,
+    rollback_on_spike,
+    sam,
+    schedule,
+    skip_large_updates,
     skip_nonfinite,
+    spike_detection,
+    ssl_online_evaluator,
+    stop_file,
+    swa,
+    threshold_stop,
     timer,
+    weight_averaging,
+    when,
 )
 from fncb.data import batches
 from fncb.effects import Delete, Save, SetLR, Skip, Stop, StopEpoch, Validate
@@ -148,27 +183,121 @@ OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, lr=0.01),
 }
 
+
+def features(model, batch):
+    """What online evaluators are given: a number for each sample, and whether the first of its labels is positive."""
+    return model(batch[0]), (batch[1][:, 0] > 0).long()
+
+
+def known(n):
+    return list(DataLoader(data(n), batch_size=2))
+
+
+def in_epoch_0_and_every_other_step(step_idx=None, epoch_idx=None):
+    return epoch_idx == 0 if step_idx is None else step_idx % 2 == 1
+
+
 CALLBACKS = {
+    # stopping, saving, restoring
     "early_stop": lambda folder: early_stop("val_loss", patience=2),
+    "threshold_stop": lambda folder: threshold_stop("val_loss", -1.0),
+    "stop_file": lambda folder: stop_file(folder / "STOP", every_n_steps=2),
+    "timer": lambda folder: timer(),
     "checkpoint": lambda folder: checkpoint(folder, monitor="val_loss", save_top_k=2, save_last=True),
     "checkpoint by step": lambda folder: checkpoint(folder, every_n_train_steps=2),
+    "on_exception_checkpoint": lambda folder: on_exception_checkpoint(folder / "cut"),
+    "restore_best": lambda folder: restore_best("val_loss"),
+    "rollback_on_spike": lambda folder: rollback_on_spike(factor=1.05, window=1, every_n_steps=2, budget=9),
+    "spike_detection": lambda folder: spike_detection(rtol=99.0),
+    # averages
     "ema": lambda folder: ema(0.5),
+    "ema by epoch": lambda folder: ema(0.5, update_every_n_steps=0, key="by epoch"),
+    "ema late": lambda folder: ema(
+        0.5, update_every_n_steps=2, update_starting_at_step=2, update_starting_at_epoch=1, key="late"
+    ),
+    "ema masked": lambda folder: masked(ema(0.5, key="some"), "0.*"),
+    "ema at even steps": lambda folder: when(every(steps=2), ema(0.25, key="even")),
+    "weight_averaging": lambda folder: weight_averaging(in_epoch_0_and_every_other_step),
+    "swa": lambda folder: swa(0.05, swa_epoch_start=2, annealing_epochs=2),
+    # gradients and updates
     "clip_grad_norm": lambda folder: clip_grad_norm(0.5),
+    "clip_grad_value": lambda folder: clip_grad_value(0.05),
+    "adaptive_clip": lambda folder: adaptive_clip(0.05),
+    "grad_noise": lambda folder: grad_noise(0.01),
+    "lookahead": lambda folder: lookahead(3),
+    "sam": lambda folder: sam(0.1),
     "skip_nonfinite": lambda folder: skip_nonfinite(),
-    "lr_monitor": lambda folder: lr_monitor(logging_interval="step"),
-    "progress_bar": lambda folder: progress_bar(refresh_rate=1e9),  # at each event: not by the clock
-    "timer": lambda folder: timer(),
+    "skip_large_updates": lambda folder: skip_large_updates(factor=1.5, warmup=1, decay=0.5),
+    "mixup": lambda folder: mixup(0.4),
+    # what is trained and how
     "accumulation_schedule": lambda folder: accumulation_schedule({0: 2, 1: 1}),
+    "reduce_on_plateau": lambda folder: reduce_on_plateau("val_loss", factor=0.5, patience=0),
+    "schedule": lambda folder: schedule("model.2.p", lambda step: 0.05 * (step % 5), interval="step"),
+    "finetuning": lambda folder: finetuning("0.*", lambda epoch: "0.*" if epoch == 1 else None),
+    "backbone_finetuning": lambda folder: backbone_finetuning(1, backbone="3"),
+    "prune": lambda folder: prune(
+        "random_unstructured",
+        amount=0.3,
+        resample_parameters=True,
+        use_lottery_ticket_hypothesis=lambda epoch: epoch % 2 == 0,
+    ),
+    "prune after validation": lambda folder: prune(
+        "l1_unstructured", amount=0.2, prune_on_train_epoch_end=False, key="prune after validation"
+    ),
+    "quantization_aware_training": lambda folder: quantization_aware_training(
+        collect_quantization=4, quantize_on_fit_end=False
+    ),
+    # looking
+    "lr_monitor": lambda folder: lr_monitor(logging_interval="step"),
+    "lr_monitor with momentum": lambda folder: lr_monitor(log_momentum=True, key="with momentum"),
+    "progress_bar": lambda folder: progress_bar(refresh_rate=1e9),  # at each event: not by the clock
+    "print_table_metrics": lambda folder: print_table_metrics(),
+    "history": lambda folder: history(),
+    "model_summary": lambda folder: model_summary(),
+    "grad_norms": lambda folder: grad_norms(),
+    "activation_stats": lambda folder: activation_stats("0", "3"),
+    "data_monitor": lambda folder: data_monitor(log_every_n_steps=2),
+    "module_data_monitor": lambda folder: module_data_monitor(log_every_n_steps=2),
+    "batch_gradient_verification": lambda folder: batch_gradient_verification(),
+    "image_sampler": lambda folder: image_sampler(3, img_dim=(1, 1, 1)),
+    "ssl_online_evaluator": lambda folder: ssl_online_evaluator(
+        1, 2, features=features, drop_p=0.5, hidden_dim=3, lr=0.01
+    ),
+    "knn_online_evaluator": lambda folder: knn_online_evaluator(known(3), known(2), k=3, features=features),
     "tally": lambda folder: tally(),
 }
+
+APART = [
+    ("checkpoint", "checkpoint by step"),  # they write to one folder
+    ("finetuning", "backbone_finetuning", "swa"),  # which wants the parameter groups that it has found
+]
+"""Of each of these, a run has one at most."""
+
+MUCH = [
+    *("early_stop", "checkpoint", "timer", "ema", "clip_grad_norm", "skip_nonfinite", "lr_monitor"),
+    *("progress_bar", "tally"),
+]
+LEFT_OUT = {"checkpoint by step", "accumulation_schedule", "backbone_finetuning", "swa"}
+OTHERS = [name for name in CALLBACKS if name not in {*MUCH, *LEFT_OUT}]
+"""Callbacks for a run with much in it, and as many of the others as can be together."""
+
+REMEMBER_SANITY = ("progress_bar", "quantization_aware_training")
+"""A run that goes on makes no sanity check, which these remember."""
+
+
+def drawn_names(rng, most):
+    """Names of callbacks that can be together."""
+    names = rng.sample(sorted(CALLBACKS), rng.randint(1, most))
+    for those in APART:
+        found = [name for name in names if name in those]
+        names = [name for name in names if name not in found[1:]]
+    return names
 
 
 def a_case(rng, **given):
     """The settings of a run, drawn; what is given is not."""
     n = rng.randint(2, 5)
-    names = rng.sample(sorted(CALLBACKS), rng.randint(1, 7))
-    if {"checkpoint", "checkpoint by step"} <= {*names}:
-        names.remove("checkpoint")  # they write to one folder
+    names = drawn_names(rng, 8)
     places = [(epoch, batch) for epoch in range(3) for batch in range(n)]
     effects = {
         "on_train_batch_start": [Skip(), StopEpoch(), SetLR(0.02), Validate()],
@@ -193,7 +322,7 @@ def a_case(rng, **given):
             "max_steps": rng.choice([-1, -1, -1, rng.randint(1, 2 * n)]),
             "accumulate_grad_batches": 1 if "accumulation_schedule" in names else rng.randint(1, 3),
             "val_check_interval": rng.choice([1.0, 1.0, 0.5, rng.randint(1, n)]),
-            "num_sanity_val_steps": 0 if "progress_bar" in names else rng.choice([0, 1]),  # which it remembers
+            "num_sanity_val_steps": 0 if {*REMEMBER_SANITY} & {*names} else rng.choice([0, 1]),
         },
         **given,
     }
@@ -276,13 +405,17 @@ SET_UP_EVENTS = tuple(ev.HOOKS[name] for name in SET_UP)
 
 
 def told(entries, leave_out=("/cuts/", "/rescue-")):
-    """Events and effects as plain data, but for set-up, sanity check, exceptions, and files of some names."""
-    found, sane = [], True
+    """Events and effects as plain data, but for set-up, sanity check, exceptions, and files of some names.
+
+    What is asked for at set-up is left out too: a run that goes on asks again for what no checkpoint has.
+    """
+    found, sane, of_set_up = [], True, False
     for entry in entries:
         sane = sane and not isinstance(entry, ev.SanityCheckStart)
+        of_set_up = isinstance(entry, SET_UP_EVENTS) if isinstance(entry, ev.Event) else of_set_up
         path = getattr(entry, "path", "")
         exceptions = (ev.ExceptionRaised, ev.KeyboardInterrupted)
-        left_out = isinstance(entry, (*SET_UP_EVENTS, *exceptions)) or any(each in path for each in leave_out)
+        left_out = of_set_up or isinstance(entry, exceptions) or any(each in path for each in leave_out)
         if sane and not left_out and getattr(entry, "label", None) != "sanity check":
             found.append((type(entry).__name__, plain(entry)))
         sane = sane or isinstance(entry, ev.SanityCheckEnd)

@@ -8,8 +8,10 @@ import pytest
 
 from fncb import store
 from fncb.callbacks import checkpoint
+from fncb.effects import Skip, StopEpoch
 from tests.reliability.resuming import (
-    CALLBACKS,
+    MUCH,
+    OTHERS,
     SET_UP,
     a_case,
     cuts,
@@ -36,10 +38,12 @@ FULL = {
     "draws": True,
     "optimizer": "adamw",
     "schedule": "by step",
-    "callbacks": [name for name in CALLBACKS if name not in ("checkpoint by step", "accumulation_schedule")],
+    "callbacks": MUCH,
     "asks": {},
 }
-"""A run with everything in it; settings are to be added."""
+"""A run with much in it; settings are to be added."""
+
+CUT_SHORT = {"on_train_batch_start": {(0, 2): StopEpoch(), (1, 1): Skip()}, "on_train_batch_end": {(1, 2): StopEpoch()}}
 
 
 def drawn(rng):
@@ -77,8 +81,10 @@ def test_a_run_cut_at_random_goes_on_exactly(seed, record_property, capfd):
     [
         ({"accumulate_grad_batches": 3, "val_check_interval": 2, "num_sanity_val_steps": 1}, {}),
         ({"max_steps": 5}, {"loader": "shuffled", "schedule": "plateau by validation", "optimizer": "sgd"}),
+        ({"accumulate_grad_batches": 2, "num_sanity_val_steps": 0}, {"callbacks": OTHERS}),
+        ({}, {"loader": "shuffled", "callbacks": ["tally", "on_exception_checkpoint"], "asks": CUT_SHORT}),
     ],
-    ids=["everything", "a shuffled DataLoader, max_steps"],
+    ids=["much of it", "a shuffled DataLoader, max_steps", "the other callbacks", "epochs cut short, rescues"],
 )
 def test_every_cut_of_a_run_goes_on_exactly(settings, given, record_property, capfd):
     case = {**FULL, **given, "seed": 3, "settings": {"max_epochs": 2, "max_steps": -1, **settings}}
@@ -133,8 +139,15 @@ def test_what_checkpoint_saves_goes_on_exactly(monitor, record_property, capfd):
     record_property("count", f"R8: {len(found)} cuts by checkpoint(monitor={monitor}): equal {COMPARED}")
 
 
-def test_a_run_goes_on_exactly_in_a_new_process(record_property):
-    case = {**FULL, "seed": 5, "settings": {"max_epochs": 2, "max_steps": -1, "accumulate_grad_batches": 2}}
+@pytest.mark.parametrize("given", [{}, {"callbacks": OTHERS, "batches": 6}], ids=["much of it", "the other callbacks"])
+def test_a_run_goes_on_exactly_in_a_new_process(given, record_property):
+    settings = {
+        "max_epochs": 2,
+        "max_steps": -1,
+        "accumulate_grad_batches": 2,
+        "num_sanity_val_steps": 0 if given else 2,
+    }
+    case = {**FULL, **given, "seed": 5, "settings": settings}
     with quick_folder() as folder:
         of = straight(case, folder, saves_at(folder / "cuts", range(1000)))
         paths = [path for path in cuts(folder) if may_go_on(store.read(path), of["entries"])]

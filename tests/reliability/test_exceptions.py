@@ -17,6 +17,7 @@ from fncb.data import batches
 from fncb.position import AFTER_BATCHES
 from fncb.recording import read
 from tests.reliability.resuming import (
+    OTHERS,
     Noisy,
     callbacks_of,
     data,
@@ -42,6 +43,13 @@ CASE = {
     "callbacks": ["tally", "lr_monitor", "early_stop", "ema", "clip_grad_norm", "skip_nonfinite", "timer"],
     "settings": {"max_epochs": 2, "accumulate_grad_batches": 2, "val_check_interval": 2, "num_sanity_val_steps": 1},
 }
+OF_OTHERS = {
+    **CASE,
+    "callbacks": ["tally", *(name for name in OTHERS if name != "on_exception_checkpoint")],  # which saves beside it
+    "settings": {**CASE["settings"], "num_sanity_val_steps": 0},
+}
+"""A run with as many other callbacks as can be together, some of which remember a sanity check."""
+
 TORN = "what is saved must be whole"
 
 
@@ -167,19 +175,24 @@ TELL = ("on_exception", "on_keyboard_interrupt", "on_load_checkpoint", "on_saved
 """Hooks that hear what comes of other events, not the events of fit."""
 
 
-@pytest.mark.parametrize("key", ["tally", "lr_monitor", "early_stop", "timer", "saves"])
-def test_an_exception_in_any_hook_keeps_nothing_of_its_event(key, record_property, capfd):
+@pytest.mark.parametrize(
+    ("key", "case"),
+    [*((key, CASE) for key in ("tally", "lr_monitor", "early_stop", "timer", "saves")), ("tally", OF_OTHERS)],
+    ids=["tally", "lr_monitor", "early_stop", "timer", "saves", "tally beside the others"],
+)
+def test_an_exception_in_any_hook_keeps_nothing_of_its_event(key, case, record_property, capfd):
     found = []
     with quick_folder() as folder:
-        clean = clean_run(CASE, folder)
-        for hook in hooks_of(callbacks_in(CASE, folder)[key]):
+        clean = clean_run(case, folder)
+        for hook in hooks_of(callbacks_in(case, folder)[key]):
             if hook not in TELL:
-                each = aftermaths(CASE, folder, clean, hook_of(CASE, folder, key, hook))
+                each = aftermaths(case, folder, clean, hook_of(case, folder, key, hook))
                 found += [(hook, *outcome) for outcome in each]
 
     assert wrong_in(found, "rescued", "early", "torn", "lost") == []
     assert len(found) > 4
-    record_property("count", f"R10: exceptions at {len(found)} events that {key} hears: nothing kept, {counted(found)}")
+    among = f"{key} hears" if case is CASE else f"{key} hears among {len(case['callbacks'])} callbacks"
+    record_property("count", f"R10: exceptions at {len(found)} events that {among}: nothing kept, {counted(found)}")
 
 
 def test_an_exception_after_the_last_batch_is_gone_on_from_too(capfd):
@@ -259,15 +272,17 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.parametrize("case", [CASE, OF_OTHERS], ids=["much of it", "the other callbacks"])
 @pytest.mark.parametrize("where", ELSEWHERE)
-def test_an_exception_elsewhere_keeps_nothing_of_its_event(where, record_property, capfd):
+def test_an_exception_elsewhere_keeps_nothing_of_its_event(where, case, record_property, capfd):
     with quick_folder() as folder:
-        clean = clean_run(CASE, folder)
-        found = [(where, *each) for each in aftermaths(CASE, folder, clean, ELSEWHERE[where])]
+        clean = clean_run(case, folder)
+        found = [(where, *each) for each in aftermaths(case, folder, clean, ELSEWHERE[where])]
 
     assert wrong_in(found, "rescued", "early", "torn", "over", "lost") == []
     assert len(found) > 2
-    record_property("count", f"R10: exceptions at {len(found)} moments of {where}: {counted(found)}")
+    among = where if case is CASE else f"{where} among {len(case['callbacks'])} callbacks"
+    record_property("count", f"R10: exceptions at {len(found)} moments of {among}: {counted(found)}")
 
 
 def counts_in_step(hook=None, nth=0):

@@ -76,7 +76,7 @@ def test_a_checkpoint_of_format_2_loads_for_ever():
         [-0.29487791657447815, -0.2332846224308014],
     ]
     assert tree["step_state"]["states"]["ema"]["bias"].shape == (2,)
-    assert tree["control"]["untracked"] == []
+    assert (tree["control"]["untracked"], tree["control"]["functions"]) == ([], {})
     assert tree["remembered"] == {}
 
 
