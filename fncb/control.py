@@ -316,7 +316,8 @@ class Control:
 def _set_in(effect: Set, holder: dict[str, Any], path: str) -> None:
     """Sets a number among the values of `holder`, or, as in `betas.0`, in a tuple or list there."""
     name, _, index = path.partition(".")
-    there = [key for key, value in holder.items() if _is_number(value) or isinstance(value, list | tuple)]
+    kinds = [key for key, value in holder.items() if _is_number(value) or isinstance(value, list | tuple)]
+    there = [key for key in kinds if key not in ("params", "param_names")]
     old: Any = holder.get(name)
     place = int(index) if index.isdigit() and isinstance(old, list | tuple) and int(index) < len(old) else None
     single: Any = old if place is None else old[place]

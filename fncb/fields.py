@@ -44,6 +44,14 @@ def must_be_number(who: str, name: str, value: Any, interval: str) -> None:
         raise error(f"{who}: {name} must be a number in {interval}, got {value!r}.")
 
 
+def must_be_patterns(who: str, name: str, value: Any) -> tuple[str, ...]:
+    """Shell patterns as a tuple, given as text or as several; raises `TypeError` for anything else."""
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(each, str) for each in patterns):
+        raise TypeError(f"{who}: {name} must be a pattern such as '*loss', or several, got {value!r}.")
+    return tuple(patterns)
+
+
 def hook_called(who: str, name: str) -> str:
     """The hook that a name means, with or without its `on_`.
 

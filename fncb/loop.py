@@ -39,6 +39,7 @@ from fncb.staging import check_resume, go_on, guarded, limited, of_other_stages,
 from fncb.step import Step
 from fncb.task import Task, make_schedules, make_turns
 from fncb.training import Training
+from fncb.upkeep import Upkeep
 from fncb.views import eval_mode
 
 log = logging.getLogger("fncb")
@@ -175,9 +176,11 @@ def fit(
     control = Control(step, schedules, at)
     rates = Rates(task, step, schedules, at)
     sight, rewind = Sight(task.model, lambda: step.states), Rewind(step)
+    half = settings.precision.endswith("mixed")
+    upkeep = Upkeep(task, step, train_loaders, where, half, at, randomness, signals)
     loaders = train_loaders, val_loaders
-    training = Training(task, step, rates, *loaders, where, at, randomness, settings, signals, sight)
-    carried_out = control.carries_out(validates=val_loaders.wanted) | rewind.carries_out()
+    training = Training(task, step, rates, *loaders, where, at, randomness, settings, signals, sight, upkeep)
+    carried_out = control.carries_out(validates=val_loaders.wanted) | rewind.carries_out() | sight.carries_out()
     session = Session(
         callbacks,
         objects={
@@ -196,7 +199,7 @@ def fit(
         record=None if trial else record,
         sinks=() if trial else sinks,
         log_every_n_steps=settings.log_every_n_steps,
-        carries_out=of_other_stages("fit") | carried_out | sight.carries_out() | training.carries_out(),
+        carries_out=of_other_stages("fit") | carried_out | upkeep.carries_out(),
         runs_step_hooks=True,
     )
     training.take_session(session)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 
@@ -107,6 +108,36 @@ def read_pending(metrics: Iterable[Metrics]) -> None:
 
         for each, values in zip(group, torch.stack([each.pending for each in group]).tolist(), strict=True):
             each.resolve(values)
+
+
+def named(metrics: Mapping[str, float], patterns: tuple[str, ...]) -> Mapping[str, float]:
+    """The metrics whose names match one of several shell patterns; reads nothing until one of them is read.
+
+    Example:
+      >>> dict(named(Metrics({"loss": 0.5, "val_loss": 0.25, "lr-SGD": 0.1}), ("*loss",)))
+      {'loss': 0.5, 'val_loss': 0.25}
+    """
+    if patterns == ("*",):
+        return metrics
+    return _Named(metrics, [name for name in metrics if any(fnmatchcase(name, each) for each in patterns)])
+
+
+class _Named(Mapping[str, float]):
+    """Some of the metrics, read when they are asked for."""
+
+    def __init__(self, metrics: Mapping[str, float], names: list[str]):
+        self._metrics, self._names = metrics, names
+
+    def __getitem__(self, name: str) -> float:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def joined(*parts: Metrics) -> Metrics:

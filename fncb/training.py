@@ -3,23 +3,18 @@
 import logging
 import time
 from collections.abc import Mapping
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 import torch
 
 from fncb import events as ev
 from fncb.batch import batch_size, tensors, to_device
-from fncb.batch_norm import refresh
-from fncb.effects import Effect, Probe, RefreshBatchNorm, Save, Skip, Stop, StopEpoch, Validate
+from fncb.effects import Save, Skip, Stop, StopEpoch, Validate
 from fncb.evaluation import VALIDATION, Fire, evaluate
-from fncb.flops import peak_flops, training_flops
-from fncb.interpret import Handler
 from fncb.loaders import END, Loader, Loaders
 from fncb.metrics import joined, share_of_window
-from fncb.optimizer import other_rates
 from fncb.position import BATCHES, BEFORE_BATCHES, TRAINED, UNDER_WAY, Position, RandomState
-from fncb.probes import probing
 from fncb.rates import Rates
 from fncb.session import Session
 from fncb.settings import Settings, validation_interval
@@ -27,6 +22,7 @@ from fncb.sight import Sight
 from fncb.signals import Signals
 from fncb.step import Step
 from fncb.task import Task
+from fncb.upkeep import Upkeep
 from fncb.views import eval_mode
 
 log = logging.getLogger("fncb")
@@ -54,10 +50,12 @@ class Training:
         settings: Settings,
         signals: Signals,
         sight: Sight,
+        upkeep: Upkeep,
     ):
         self.task, self.step, self.rates, self.where = task, step, rates, where
         self.train, self.val = train, val
-        self.at, self.randomness, self.settings, self.signals, self.sight = at, randomness, settings, signals, sight
+        self.at, self.randomness, self.settings, self.signals = at, randomness, settings, signals
+        self.sight, self.upkeep = sight, upkeep
         self.session: Session
         self.fire: Fire
         self._told = False  # that a stop has to wait
@@ -84,60 +82,6 @@ class Training:
 
         self.fire = fire
 
-    def carries_out(self) -> dict[type[Effect], Handler]:
-        """Effects that need the loaders or the batch under way, and the functions that carry them out."""
-        return {
-            RefreshBatchNorm: self.refresh_batch_norm,
-            Probe: probing(self.where, optimizer=lambda *_: other_rates(self.step.optimizers), flops=self._flops),
-        }
-
-    def _flops(self, _: Any, event: Any) -> dict[str, float] | None:
-        if not isinstance(event, ev.TrainBatchStart):
-            kind = type(event).__name__
-            raise ValueError(f"Probe: flops must be asked for at on_train_batch_start, got it at {kind}.")
-        found = [training_flops(self.task.model, loss, event.batch) for loss in self.task.losses.values()]
-        counted = [each for each in found if each is not None]
-        if len(counted) < len(found):
-            return None
-        half = self.settings.precision.endswith("mixed")
-        dtype = torch.float16 if half else next(self.task.model.parameters()).dtype
-        peak = peak_flops(torch.cuda.get_device_name(self.where) if self.where.type == "cuda" else "", dtype)
-        return {"flops": float(sum(counted)), **({} if peak is None else {"available_flops": peak})}
-
-    def refresh_batch_norm(self, effect: RefreshBatchNorm, event: ev.Event) -> None:
-        """Measures the running statistics anew; a run that was cut while it did so begins with it when it goes on."""
-        if not isinstance(event, ev.TrainEpochEnd | ev.TrainEnd):
-            kind = type(event).__name__
-            raise ValueError(
-                f"RefreshBatchNorm: it must be asked for at on_train_epoch_end or on_train_end, got it at {kind}."
-            )
-        self.at.ask(effect)
-        self._refresh()
-
-    def _refresh(self, begun: bool = True) -> None:
-        """One pass of it, which leaves loader and generators as they were; `begun` is whether the loader has been."""
-        loader, now = self.train.at(self.at.epoch)[0], self.randomness.now()
-        given: Any = loader.batches
-        keeps_state = loader.keeps_state and begun  # asked for its state, a fresh one would begin
-        state = given.state_dict() if keeps_state else None
-        loader.set_epoch(self.at.epoch)
-
-        def forward(batch: Any) -> None:
-            for loss in self.task.losses.values() if batch is not None else ():
-                loss(self.task.model, to_device(batch, self.where))
-            self.signals.act()
-
-        try:
-            with self.step.measures.set_aside():
-                refresh(self.task.model, forward, islice(loader, self.at.batches))  # as it may have no end
-        finally:
-            self.randomness.put_back(now)
-        if keeps_state:
-            given.load_state_dict(state)
-            given.state_dict()  # a StatefulDataLoader takes it up when it is next asked, and draws: here and not later
-            self.randomness.put_back(now)
-        self.at.take(RefreshBatchNorm)
-
     def reach(self, kind: type[ev.Event], at: str, is_now: Any, **fields: Any) -> None:
         """Fires an event after which the run has come to where `at` says: unless a hook raises, then it has not."""
         before, heard = getattr(self.at, at), self.session.heard
@@ -154,8 +98,7 @@ class Training:
         self.fire(ev.FitStart, max_epochs=self.settings.max_epochs, max_steps=self.settings.max_steps)
         if not resumed:
             self.sanity_check()
-        if RefreshBatchNorm.__name__ in self.at.asked:
-            self._refresh(begun=False)
+        self.upkeep.go_on()
         self.end_epoch()  # of a checkpoint that was written when one ended
         self.at.cut = False
         more = not self.is_done()

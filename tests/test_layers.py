@@ -32,7 +32,7 @@ FLOORS = (
     ),
     ("keeper", "probes", "profiling", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
-    ("control", "rates", "rewinding", "run", "session", "trials"),
+    ("control", "rates", "rewinding", "run", "session", "trials", "upkeep"),
     ("batch_fit", "lr_range", "staging", "training"),
     ("loop",),
     ("adapters", "cli", "testing"),

@@ -9,6 +9,8 @@ import attrs
 from fncb import events as ev
 from fncb.callback import Callback, Emit, emit
 from fncb.effects import Render
+from fncb.fields import must_be_patterns
+from fncb.metrics import named
 
 
 @attrs.frozen
@@ -41,7 +43,11 @@ Due: TypeAlias = Callable[[ProgressBarState, Any, int, int | None], bool]
 
 
 def progress_bar(
-    renderer: Any = None, *, refresh_rate: float = 10.0, key: str = "progress_bar"
+    renderer: Any = None,
+    *,
+    refresh_rate: float = 10.0,
+    metrics: str | tuple[str, ...] = "*",
+    key: str = "progress_bar",
 ) -> Callback[ProgressBarState]:
     """Asks for `Render` a few times a second, and when a part of the run is over.
 
@@ -59,6 +65,7 @@ def progress_bar(
         event, terminal or not, and closed when the run is over. None draws with rich on a terminal, and prints a line
         for each part elsewhere.
       refresh_rate: at most so many a second, 0 or more; 0 turns the bar off.
+      metrics: which are shown: a shell pattern of their names, such as `*loss`, or several.
       key: names the state.
 
     Returns:
@@ -87,7 +94,8 @@ def progress_bar(
                 f"progress_bar: renderer must have the methods render(effect, event) and close(), got {renderer!r}."
             )
     due = times_a_second("progress_bar", refresh_rate)
-    return bar_of(key, due, {"renderer": renderer, "refresh_rate": refresh_rate}, renderer=renderer)
+    config = {"renderer": renderer, "refresh_rate": refresh_rate, "metrics": metrics}
+    return bar_of("progress_bar", key, due, config, renderer=renderer)
 
 
 def times_a_second(who: str, refresh_rate: float) -> Due | None:
@@ -105,8 +113,17 @@ def times_a_second(who: str, refresh_rate: float) -> Due | None:
     return due
 
 
-def bar_of(key: str, due: Due | None, config: Mapping[str, Any], **drawn: Any) -> Callback[ProgressBarState]:
-    """The callback behind every bar; `drawn` is what each `Render` says of who draws it, and how."""
+def bar_of(who: str, key: str, due: Due | None, config: Mapping[str, Any], **drawn: Any) -> Callback[ProgressBarState]:
+    """The callback behind every bar.
+
+    Args:
+      who: names its constructor in errors.
+      key: names the state.
+      due: whether to show a batch; None for a bar that is off.
+      config: the arguments of the constructor, `metrics` among them.
+      **drawn: what each `Render` says of who draws it, and how.
+    """
+    patterns = must_be_patterns(who, "metrics", config["metrics"])
     record: dict[str, Any] = {"key": key, "init": ProgressBarState, "emits": (Render,), "config": config}
     if due is None:
         return Callback(**record)
@@ -115,7 +132,9 @@ def bar_of(key: str, due: Due | None, config: Mapping[str, Any], **drawn: Any) -
         state: ProgressBarState, event: Any, label: str, completed: int, total: int | None, **more: Any
     ) -> Emit[ProgressBarState]:
         metrics = getattr(event, "metrics", None)
-        known = None if metrics is None else metrics.with_values({**state.validated, **state.means})  # reads none
+        known = None
+        if metrics is not None:  # reads none
+            known = named(metrics.with_values({**state.validated, **state.means}), patterns)
         drawing = Render(label, completed, total, metrics=known, **more, **drawn)
         return emit(attrs.evolve(state, shown=event.seconds), drawing)
 

@@ -19,6 +19,7 @@ def rich_progress_bar(
     leave: bool = False,
     theme: Mapping[str, str] | None = None,
     console_kwargs: Mapping[str, Any] | None = None,
+    metrics: str | tuple[str, ...] = "*",
     key: str = "progress_bar",
 ) -> Callback[ProgressBarState]:
     """Asks for the `Render` of `progress_bar`, drawn with rich and looking as you like.
@@ -35,6 +36,7 @@ def rich_progress_bar(
         metrics, and `metrics_format`, the format of a value such as ".4g". What is left out is as usual.
       console_kwargs: arguments of a `rich.console.Console`, plain data, which is made for the bar; None draws on
         standard output.
+      metrics: which are shown: a shell pattern of their names, such as `*loss`, or several.
       key: names the state.
 
     Returns:
@@ -46,13 +48,13 @@ def rich_progress_bar(
 
     Example:
       >>> rich_progress_bar(theme={"progress_bar": "green1", "metrics": "italic"})
-      Callback('progress_bar', refresh_rate=10.0, leave=False, theme={'progress_bar': 'green1', 'metrics': 'italic'}, \
-console_kwargs=None)
+      Callback('progress_bar', refresh_rate=10.0, leave=False, metrics='*', theme={'progress_bar': 'green1', \
+'metrics': 'italic'}, console_kwargs=None)
 
     Known as:
       `RichProgressBar` in Lightning, whose theme is the record `RichProgressBarTheme`.
     """
-    config: dict[str, Any] = {"refresh_rate": refresh_rate, "leave": leave}
+    config: dict[str, Any] = {"refresh_rate": refresh_rate, "leave": leave, "metrics": metrics}
     due = times_a_second("rich_progress_bar", refresh_rate)
     for name, value in {"theme": theme, "console_kwargs": console_kwargs}.items():
         if value is not None and not isinstance(value, Mapping):
@@ -60,8 +62,8 @@ console_kwargs=None)
         config[name] = None if value is None else dict(value)
     _check_theme(theme or {})
     _check_console(console_kwargs or {})
-    given = {name: value for name, value in config.items() if value and name != "refresh_rate"}
-    return bar_of(key, due, config, style="rich", options=given)
+    given = {name: value for name, value in config.items() if value and name not in ("refresh_rate", "metrics")}
+    return bar_of("rich_progress_bar", key, due, config, style="rich", options=given)
 
 
 def _check_theme(theme: Mapping[str, str]) -> None:

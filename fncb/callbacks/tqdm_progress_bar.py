@@ -6,7 +6,12 @@ from fncb.fields import must_be_int
 
 
 def tqdm_progress_bar(
-    *, refresh_rate: int = 1, process_position: int = 0, leave: bool = False, key: str = "progress_bar"
+    *,
+    refresh_rate: int = 1,
+    process_position: int = 0,
+    leave: bool = False,
+    metrics: str | tuple[str, ...] = "*",
+    key: str = "progress_bar",
 ) -> Callback[ProgressBarState]:
     """Asks for the `Render` of `progress_bar` every few batches, drawn with tqdm.
 
@@ -18,6 +23,7 @@ def tqdm_progress_bar(
       refresh_rate: in batches, 0 or more; 0 turns the bar off.
       process_position: lines to leave free above the bars, 0 or more, for those of other programs.
       leave: whether the bar of a part that is over stays on the terminal, in place of its line.
+      metrics: which are shown: a shell pattern of their names, such as `*loss`, or several.
       key: names the state.
 
     Returns:
@@ -42,10 +48,11 @@ def tqdm_progress_bar(
     """
     must_be_int("tqdm_progress_bar", "refresh_rate", refresh_rate, 0, "batches")
     must_be_int("tqdm_progress_bar", "process_position", process_position, 0, "lines")
-    config = {"refresh_rate": refresh_rate, "process_position": process_position, "leave": leave}
-    given = {name: value for name, value in config.items() if value and name != "refresh_rate"}
+    options = {"process_position": process_position, "leave": leave}
+    config = {"refresh_rate": refresh_rate, **options, "metrics": metrics}
+    given = {name: value for name, value in options.items() if value}
 
     def due(_: ProgressBarState, event: object, completed: int, total: int | None) -> bool:
         return completed % refresh_rate == 0 or completed == total
 
-    return bar_of(key, due if refresh_rate else None, config, style="tqdm", options=given)
+    return bar_of("tqdm_progress_bar", key, due if refresh_rate else None, config, style="tqdm", options=given)

@@ -71,3 +71,12 @@ def test_a_run_prints_it(capsys):
     assert [head.strip() for head in heads.split("│")] == ["epoch", "loss", "loss_epoch", "val_loss", "lr-SGD"]
     assert set(rule) == {"─", "┼"}
     assert [row.split("│")[0] for row in (first, second)] == ["    0 ", "    1 "]
+
+
+def test_only_the_metrics_that_are_asked_for_are_columns():
+    metrics = {"loss": 0.5, "grad_norm/0": 1.0, "val_loss": 0.25}
+    (printed,) = fold(print_table_metrics(metrics="*loss"), [ev.TrainEpochEnd(metrics=metrics)]).of(Print)
+
+    assert printed.text.splitlines()[0].split() == ["epoch", "│", "loss", "│", "val_loss"]
+    with pytest.raises(TypeError, match=r"^print_table_metrics: metrics must be a pattern such as"):
+        print_table_metrics(metrics=())

@@ -6,6 +6,8 @@ from rich.console import Console
 
 from fncb import events as ev
 from fncb.callbacks.progress_bar import ProgressBarState, progress_bar
+from fncb.callbacks.rich_progress_bar import rich_progress_bar
+from fncb.callbacks.tqdm_progress_bar import tqdm_progress_bar
 from fncb.effects import Render
 from fncb.interpret import Screen
 from fncb.session import Session
@@ -255,3 +257,40 @@ def test_a_renderer_is_given_every_render_with_its_event_and_closed_once():
 def test_what_cannot_render_is_refused(renderer):
     with pytest.raises(TypeError, match=r"^progress_bar: renderer must have the methods render\(effect, event\) and"):
         progress_bar(renderer)
+
+
+@pytest.mark.parametrize("make", [progress_bar, rich_progress_bar, tqdm_progress_bar])
+def test_only_the_metrics_that_are_asked_for_are_shown(make):
+    bar = make(metrics=("*loss", "acc"))
+    started = [ev.TrainEpochStart(batches=1)]
+    end = ev.TrainBatchEnd(batch_idx=0, metrics={"loss": 0.5, "acc": 0.25, "grad_norm/0": 1.0})
+
+    (shown,) = fold(bar, [*started, end]).effects
+    assert dict(shown.metrics) == {"loss": 0.5, "acc": 0.25}
+    with pytest.raises(KeyError):
+        shown.metrics["grad_norm/0"]
+    with pytest.raises(TypeError, match=f"^{make.__name__}: metrics must be a pattern such as"):
+        make(metrics=3)
+
+
+def test_metrics_that_are_chosen_are_not_read_before_they_are_shown():
+    vector = Unread()
+    (shown,) = fold(
+        progress_bar(metrics="*loss"),
+        [ev.TrainEpochStart(batches=1), ev.TrainBatchEnd(metrics=ev.Metrics(None, ("loss", "acc"), vector))],
+    ).effects
+
+    assert list(shown.metrics) == ["loss"]
+    assert not vector.read
+    assert shown.metrics["loss"] == 0.5
+    assert vector.read
+
+
+class Unread:
+    """A vector on a device that notes whether it was read."""
+
+    read = False
+
+    def tolist(self):
+        self.read = True
+        return [0.5, 0.25]

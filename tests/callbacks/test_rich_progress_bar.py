@@ -26,7 +26,13 @@ def test_how_it_looks_goes_along():
 
     assert {effect.style for effect in run.of(Render)} == {"rich"}
     assert run.effects[0].options == {"leave": True, "theme": theme, "console_kwargs": console}
-    assert bar.config == {"refresh_rate": 10.0, "leave": True, "theme": theme, "console_kwargs": console}
+    assert bar.config == {
+        "refresh_rate": 10.0,
+        "leave": True,
+        "metrics": "*",
+        "theme": theme,
+        "console_kwargs": console,
+    }
 
 
 def test_a_theme_may_name_all_that_is_drawn():
