@@ -26,6 +26,7 @@ bench: $(BENCH)  ## writes benchmarks/results.md
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/callbacks.py
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
