@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from fncb import callbacks as callbacks
     from fncb import effects as effects
     from fncb import events as events
+    from fncb.alternatives import grid as grid
+    from fncb.alternatives import whatif as whatif
     from fncb.batch_fit import BatchSizeFound as BatchSizeFound
     from fncb.batch_fit import batch_size_finder as batch_size_finder
     from fncb.callback import Callback as Callback
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from fncb.callback import emit as emit
     from fncb.contents import inspect as inspect
     from fncb.data import batches as batches
+    from fncb.differing import diff as diff
     from fncb.effects import Append as Append
     from fncb.effects import Apply as Apply
     from fncb.effects import Attach as Attach
@@ -53,9 +56,9 @@ if TYPE_CHECKING:
     from fncb.effects import Unfreeze as Unfreeze
     from fncb.effects import Validate as Validate
     from fncb.effects import View as View
+    from fncb.explaining import explain as explain
     from fncb.hindsight import history as history
     from fncb.hindsight import replay as replay
-    from fncb.hindsight import whatif as whatif
     from fncb.loop import Resumed as Resumed
     from fncb.loop import Run as Run
     from fncb.loop import fit as fit
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from fncb.lr_range import LRFound as LRFound
     from fncb.lr_range import lr_finder as lr_finder
     from fncb.masking import masked as masked
+    from fncb.page.html import report as report
     from fncb.schedules import after as after
     from fncb.schedules import between as between
     from fncb.schedules import every as every
@@ -79,10 +83,12 @@ if TYPE_CHECKING:
 
 # Where each public name lives: loaded when it is used, so that replaying a recording never loads torch.
 _ROOMS = {
+    "alternatives": ("grid", "whatif"),
     "batch_fit": ("BatchSizeFound", "batch_size_finder"),
     "callback": ("Callback", "EmptyState", "StepHooks", "compose", "emit"),
     "contents": ("inspect",),
     "data": ("batches",),
+    "differing": ("diff",),
     "effects": (
         *("Append", "Apply", "Attach", "Call", "CollectGarbage", "Delete", "Examine", "Freeze", "HoldSchedules"),
         *("KeepPredictions", "Link", "Log", "LogHistogram", "LogImage", "Measure", "Print", "Probe"),
@@ -90,10 +96,12 @@ _ROOMS = {
         *("SetLR", "Skip", "StartProfiler", "Stop", "StopEpoch", "StopProfiler", "Transform", "Unfreeze"),
         *("Validate", "View"),
     ),
+    "explaining": ("explain",),
     "loop": ("Resumed", "Run", "fit", "predict", "test", "validate"),
-    "hindsight": ("history", "replay", "whatif"),
+    "hindsight": ("history", "replay"),
     "lr_range": ("LRFound", "lr_finder"),
     "masking": ("masked",),
+    "page.html": ("report",),
     "schedules": ("after", "between", "every", "first", "when"),
     "session": ("Session",),
     "snapshot": ("load_state_dict", "state_dict"),

@@ -10,7 +10,7 @@ import attrs
 from toolz import concat, frequencies, unique
 
 from fncb import events as ev
-from fncb.effects import Attach, Effect, Probe
+from fncb.effects import Effect
 from fncb.emitting import Emit as Emit
 from fncb.emitting import EmptyState as EmptyState
 from fncb.emitting import Hook, S
@@ -33,6 +33,7 @@ class Callback(Generic[S]):
       step: the half that runs inside the compiled step.
       emits: the classes of effect that the hooks may return, checked when a run is set up and whenever one is
         returned; None leaves it open, and then only the run itself tells.
+      constructor: the name of the built-in that made it; empty for one made by hand.
       config: the arguments it was made with, for logs and recordings; never restored.
       parts: the callbacks of a composition, None for a single callback.
 
@@ -52,6 +53,7 @@ class Callback(Generic[S]):
     init: Callable[[], S] = cast(Any, EmptyState)
     step: StepHooks[Any] | None = None
     emits: tuple[type[Effect], ...] | None = None
+    constructor: str = attrs.field(default="", repr=False)
     config: Mapping[str, Any] = attrs.field(factory=dict)
     parts: tuple[Callback[Any], ...] | None = attrs.field(default=None, repr=False)
 
@@ -216,10 +218,6 @@ def _fold(
     return (states if changed is None else changed), effects
 
 
-_SIGNED = (Attach, Probe)
-"""Effects that carry the key of the callback that asked."""
-
-
 def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple[Any, tuple[Effect, ...]]:
     try:
         out = hook(state, event)
@@ -237,7 +235,7 @@ def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple
                 raise TypeError(f"every effect must be declared, got {effect!r}. It has emits={names}. Add its class.")
             if not isinstance(effect, Effect):
                 raise TypeError(f"emit must be given effects after the state, got {effect!r}.")
-        return out.state, tuple(attrs.evolve(e, key=part.key) if type(e) in _SIGNED else e for e in out.effects)
+        return out.state, tuple([attrs.evolve(effect, key=part.key) for effect in out.effects])
     except BaseException as error:
         note(error, f"{part.key}: {ev.hook_name(type(event))} failed at epoch {event.epoch}, step {event.step}.")
         raise

@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import attrs
 from rich.console import Console
 from rich.table import Table
-from safetensors import safe_open
+from rich.text import Text
 
 from fncb import store
-from fncb.packing import unpack
+from fncb.disk import explained
+from fncb.formats import read_header
+from fncb.packing import DTYPES, unpack
+from fncb.printable import printable
 
 
 @attrs.frozen(kw_only=True)
@@ -42,12 +46,25 @@ def contents_of(path: str | Path) -> Contents:
     """
     path = Path(path)
     header = store.read_header(path)
-    with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {}
-        for name in file.keys():  # noqa: SIM118 - it cannot be iterated over
-            part = file.get_slice(name)
-            tensors[name] = tuple(part.get_shape()), part.get_dtype()
-    return Contents(path=path, size=path.stat().st_size, header=header, tree=unpack(metadata["tree"]), tensors=tensors)
+    with explained("inspect", path), open(path, "rb") as file:
+        raw = read_header(file, path)
+    tensors = {name: (tuple(entry.shape), entry.dtype) for name, entry in raw.entries.items()}
+    return Contents(path=path, size=path.stat().st_size, header=header, tree=unpack(raw.found.tree), tensors=tensors)
+
+
+def newest(path: str | Path) -> Path:
+    """The path itself, or the newest checkpoint of a directory whose header is good.
+
+    Raises:
+      ValueError: for a directory without any.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    there = store.checkpoints(path)
+    if not there:
+        raise ValueError(f"inspect: path must be a checkpoint or a directory with one, got {path} without any.")
+    return there[0]
 
 
 def inspect(path: str | Path, console: Console | None = None) -> None:
@@ -73,23 +90,22 @@ def inspect(path: str | Path, console: Console | None = None) -> None:
       metrics: loss 0.5
       model   1 tensor   6 values   24 B
     """
-    path = Path(path)
-    if path.is_dir():
-        there = store.checkpoints(path)
-        if not there:
-            raise ValueError(f"inspect: path must be a checkpoint or a directory with one, got {path} without any.")
-        path = there[0]
-    out, found = console or Console(soft_wrap=True), contents_of(path)
+    out, found = console or Console(soft_wrap=True), contents_of(newest(path))
     tree = found.tree if isinstance(found.tree, dict) else {"": found.tree}
-    written_by = f"written by fncb {found.header['fncb']}, torch {found.header['torch']}"
-    out.print(f"{found.path.name}: {_bytes(found.size)}, {written_by}", highlight=False, markup=False)
+
+    def show(text: str) -> None:
+        out.print(printable(text), highlight=False, markup=False, emoji=False)
+
+    show(
+        f"{found.path.name}: {in_bytes(found.size)}, written by fncb {found.header['fncb']}, "
+        f"torch {found.header['torch']}"
+    )
     counters = [f"{name} {tree[name]}" for name in ("epoch", "step", "seconds", "event") if name in tree]
     if counters:
-        out.print(", ".join(counters), highlight=False, markup=False)
+        show(", ".join(counters))
     for name in ("metrics", "logged"):
         if tree.get(name):
-            values = ", ".join(f"{metric} {value:.6g}" for metric, value in tree[name].items())
-            out.print(f"{name}: {values}", highlight=False, markup=False)
+            show(f"{name}: {_short(tree[name])}")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     for _ in range(3):
         table.add_column(justify="right" if table.columns else "left")
@@ -97,26 +113,23 @@ def inspect(path: str | Path, console: Console | None = None) -> None:
     for part in tree:
         mine = {name: each for name, each in found.tensors.items() if name == part or name.startswith(f"{part}.")}
         if mine:
-            values = sum(map(_count, mine.values()))
-            size = sum(_count(each) * _WIDTH.get(each[1], 1) for each in mine.values())
+            values = sum(prod(shape) for shape, _ in mine.values())
+            size = sum(prod(shape) * DTYPES[dtype][1] for shape, dtype in mine.values())
             tensors = "1 tensor" if len(mine) == 1 else f"{len(mine)} tensors"
-            table.add_row(part, tensors, f"{values:,} values", _bytes(size))
+            table.add_row(Text(printable(part)), tensors, f"{values:,} values", in_bytes(size))
     out.print(table, highlight=False)
-    for key, state in (tree.get("callbacks") or {}).items():
-        out.print(f"{key}: {_short(state)}".removesuffix(": "), highlight=False, markup=False)
+    callbacks = tree.get("callbacks")
+    for key, state in callbacks.items() if isinstance(callbacks, dict) else ():
+        show(f"{key}: {_short(state)}".removesuffix(": "))
 
 
-_WIDTH = {"F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+def in_bytes(size: float) -> str:
+    """A size in bytes as people read it, in powers of 1000.
 
-
-def _count(tensor: tuple[tuple[int, ...], str]) -> int:
-    count = 1
-    for length in tensor[0]:
-        count *= length
-    return count
-
-
-def _bytes(size: float) -> str:
+    Example:
+      >>> in_bytes(120), in_bytes(4_200_000)
+      ('120 B', '4.2 MB')
+    """
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000 or unit == "GB":
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -131,5 +144,7 @@ def _short(state: Any) -> str:
 
 
 def _json(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -5,10 +5,15 @@ order. Effects that have to name something live (a function, an image) hold it i
 printed or recorded.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import attrs
+
+
+def _fspath(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path)
 
 
 def _live() -> Any:
@@ -17,7 +22,12 @@ def _live() -> Any:
 
 @attrs.frozen
 class Effect:
-    """Something that a callback asks for."""
+    """Something that a callback asks for.
+
+    `key` is the callback's, which is filled in; two effects that differ in nothing else are equal.
+    """
+
+    key: str | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
 
 
 @attrs.frozen
@@ -46,8 +56,8 @@ class Save(Effect):
       starting_version: the n of the first suffix `-v<n>`, where the name is taken.
     """
 
-    path: str
-    within: str | None = None
+    path: str = attrs.field(converter=_fspath)
+    within: str | None = attrs.field(default=None, converter=attrs.converters.optional(_fspath))
     background: bool = False
     weights_only: bool = False
     starting_version: int = attrs.field(default=1, repr=False)
@@ -61,8 +71,8 @@ class Link(Effect):
     there are no symbolic links there is none, likewise.
     """
 
-    path: str
-    to: str
+    path: str = attrs.field(converter=_fspath)
+    to: str = attrs.field(converter=_fspath)
     within: str | None = None
 
 
@@ -70,7 +80,7 @@ class Link(Effect):
 class Delete(Effect):
     """Delete the checkpoint at `path`, which must be in the folder `within`. One that is gone already is no error."""
 
-    path: str
+    path: str = attrs.field(converter=_fspath)
     within: str | None = None
 
 
@@ -173,11 +183,10 @@ class StopEpoch(Effect):
 class Attach(Effect):
     """Put plain data into the checkpoint that is about to be written, for `on_load_checkpoint`.
 
-    To be asked for at `on_save_checkpoint`. `key` is the callback's, which is filled in.
+    To be asked for at `on_save_checkpoint`.
     """
 
     data: Any
-    key: str | None = None
 
 
 @attrs.frozen
@@ -322,19 +331,17 @@ class Probe(Effect):
         does) or "flops" (floating-point operations of a training step on the batch under way, answered if they can be
         counted, and as "available_flops" how many the device could make a second, if it is known).
       argument: plain data.
-      key: the callback's, which is filled in.
     """
 
     what: Literal["device", "optimizer", "file", "flops"]
     argument: str | bool | None = None
-    key: str | None = None
 
 
 @attrs.frozen
 class Append(Effect):
     """Add a line to the text file at `path`, which is made if needed, and its directory; what it holds stays."""
 
-    path: str
+    path: str = attrs.field(converter=_fspath)
     line: str
 
 
@@ -354,7 +361,7 @@ class StartProfiler(Effect):
       record_shapes, profile_memory, with_stack: as of `torch.profiler.profile`.
     """
 
-    path: str
+    path: str = attrs.field(converter=_fspath)
     record_shapes: bool = False
     profile_memory: bool = False
     with_stack: bool = False

@@ -22,10 +22,10 @@ Stage = Literal["fit", "validate", "test", "predict"]
 
 
 def _metrics(values: Mapping[str, float]) -> Metrics:
-    return values if type(values) is Metrics else Metrics(values)
+    return values if isinstance(values, Metrics) else Metrics(values)
 
 
-class LiveFieldError(AttributeError):
+class LiveFieldError(LookupError):  # no AttributeError, which hasattr and getattr with a default pass over
     """A live field was touched where there is none: under replay, or in an event made by hand without it."""
 
 
@@ -233,11 +233,15 @@ class Probed(Event):
 
 @attrs.frozen(kw_only=True, slots=False)
 class Saved(Event):
-    """A `Save` is on disk. `path` is the file's real name, `requested` the name that was asked for."""
+    """A `Save` is on disk. `path` is the file's real name, `requested` the name that was asked for.
+
+    `bytes` is its size; `took` for how many seconds it was written, in the background too, 0.0 if that is not known.
+    """
 
     path: str = ""
     requested: str = ""
     bytes: int = 0
+    took: float = 0.0
 
 
 @attrs.frozen(kw_only=True, slots=False)

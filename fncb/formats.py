@@ -5,6 +5,8 @@ A checkpoint is a safetensors file. Its body holds the tensors, its metadata the
 of the file is left out, and a header can be trusted without reading the tensors.
 """
 
+from __future__ import annotations
+
 import ctypes
 import hashlib
 import os
@@ -15,13 +17,15 @@ from importlib import metadata
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import attrs
 import msgspec
-import torch
 
-from fncb.packing import DTYPES, Packed
+from fncb.packing import DTYPES, Packed, dtype_name
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 3
 """Of the tree. Whoever changes what is in it adds one, and a function to `MIGRATIONS`."""
@@ -67,7 +71,6 @@ _SMALL = 1 << 16  # bytes of a tensor that is gathered with others, so that it i
 _LONGEST_HEADER = 100_000_000  # bytes: what other readers of safetensors accept
 _MARK = b'"sha256":"'  # is found once: inside JSON strings, quotes are escaped
 _NOT_YET = "0" * 64
-_DTYPE_NAMED = {name: dtype for dtype, name in DTYPES.items()}
 
 
 class DamagedCheckpoint(ValueError):
@@ -97,7 +100,9 @@ class Entry(msgspec.Struct, forbid_unknown_fields=True):
 
     def empty(self) -> torch.Tensor:
         """A tensor of this kind on the host, whatever the default device is."""
-        return torch.empty(self.shape, dtype=_DTYPE_NAMED[self.dtype], device="cpu")
+        import torch
+
+        return torch.empty(self.shape, dtype=getattr(torch, DTYPES[self.dtype][0]), device="cpu")
 
 
 @attrs.frozen
@@ -137,6 +142,8 @@ def header_of(packed: Packed, body_digest: str = _NOT_YET) -> bytes:
     Raises:
       ValueError: if it were longer than what can be read.
     """
+    import torch
+
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "pt",  # what other readers of safetensors look for
@@ -152,7 +159,7 @@ def header_of(packed: Packed, body_digest: str = _NOT_YET) -> bytes:
     end = 0
     for name, tensor in in_order(packed.tensors).items():
         offsets = [end, end := end + tensor.nbytes]
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        header[name] = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "data_offsets": offsets}
     text = msgspec.json.encode(header)
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
@@ -274,7 +281,7 @@ def _entries(parts: Mapping[str, msgspec.Raw]) -> dict[str, Entry]:
     end = 0
     for name, entry in entries:
         start, stop = entry.data_offsets
-        size = _DTYPE_NAMED[entry.dtype].itemsize
+        _, size = DTYPES[entry.dtype]
         for dim in entry.shape:
             size *= dim or 1
             if size >= 1 << 63:  # no tensor, and soon a number as long as the header

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from fncb import store
@@ -12,17 +13,16 @@ from fncb.saving import Saver
 
 
 class Keeper:
-    """Writes checkpoints, at once or in the background, one at a time."""
+    """Writes checkpoints, at once or in the background, one at a time.
+
+    Attributes:
+      in_background: `path` and `requested` of the one that is being written there, or was and nobody has asked since.
+    """
 
     def __init__(self) -> None:
         self._saver: Saver | None = None  # has a thread, which most runs do not need
         self._locks: dict[Path, Lock] = {}
-        self._in_background: dict[str, str] | None = None
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether one is being written in the background, or was and nobody has asked since."""
-        return self._in_background is not None
+        self.in_background: dict[str, str] | None = None
 
     def claim(self, directory: str | Path) -> None:
         """Takes a folder, and those in it, for this run until `close`.
@@ -47,16 +47,19 @@ class Keeper:
           before: called before it is written, in the background too.
 
         Returns:
-          `saving`, and its size in bytes as `bytes`, once it is on disk; None if that is in the background.
+          `saving`, its size in bytes as `bytes` and for how many seconds it was written as `took`, once it is on disk;
+          None if that is in the background.
         """
         self.claim(save.within or Path(save.path).parent)
         if save.background:
             self._saver = self._saver or Saver()
             self._saver.save_async(saving["path"], tree, before=before, within=save.within)
-            self._in_background = saving
+            self.in_background = saving
             return None
         before()
-        return {**saving, "bytes": store.write(saving["path"], tree, within=save.within)}
+        began = perf_counter()
+        size = store.write(saving["path"], tree, within=save.within)
+        return {**saving, "bytes": size, "took": round(perf_counter() - began, 6)}
 
     def finished(self, wait: bool) -> dict[str, Any] | None:
         """What `write` gives, once, of the checkpoint in the background; None while it is not on disk.
@@ -64,14 +67,14 @@ class Keeper:
         Raises:
           Exception: what went wrong with it, once.
         """
-        saving, self._in_background = self._in_background, None
+        saving, self.in_background = self.in_background, None
         if saving is None or self._saver is None:
             return None
         written = self._saver.finished(wait=wait)
         if written is None:
-            self._in_background = saving
+            self.in_background = saving
             return None
-        return {**saving, "bytes": written.size}
+        return {**saving, "bytes": written.size, "took": written.took}
 
     def close(self) -> None:
         """Waits for what is being written, raises what went wrong with it, and lets go of the folders."""

@@ -77,6 +77,7 @@ def fit(
     device: str | torch.device | None = None,
     compile: bool = True,
     record: str | Path | None = None,
+    record_metrics_every_n_steps: int = 1,
     resume: str | Path | None = None,
     weights_only: bool = False,
     strict: bool = True,
@@ -122,7 +123,8 @@ def fit(
       seed: for torch's, Python's and numpy's generators, set before anything is drawn; None leaves them.
       device: where to train; None is the accelerator if there is one, else the CPU.
       compile: whether to compile the step; what cannot be compiled runs eagerly, and one log line says why.
-      record: the file to append events and effects to.
+      record: the file to append events and effects to; one that ends in `.gz` or `.zst` (extra `zst`) is compressed.
+      record_metrics_every_n_steps: of which training batches the metrics are recorded; of all others the events are.
       resume: a checkpoint; a directory, whose newest is taken; "last", the newest in the directories of all
         `checkpoint` callbacks, or the beginning when there is none; "best", the one with the best score of the first
         that has a `monitor`. Damaged files are passed over with a warning; one that is named is an error.
@@ -197,6 +199,7 @@ def fit(
             "random": randomness,
         },
         record=None if trial else record,
+        record_metrics_every_n_steps=record_metrics_every_n_steps,
         sinks=() if trial else sinks,
         log_every_n_steps=settings.log_every_n_steps,
         carries_out=of_other_stages("fit") | carried_out | upkeep.carries_out(),

@@ -53,7 +53,8 @@ def masked(callback: Callback[Any], pattern: str | tuple[str, ...]) -> Callback[
         raise ValueError(
             f"masked: callback must be one with a step half, got {callback!r}. Nothing else sees parameters."
         )
-    config = {**callback.config, "masked": list(patterns)}
+    inner = callback.config.get("masked")
+    config = {**callback.config, "masked": [*patterns] if inner is None else [[*patterns], inner]}
     return attrs.evolve(callback, config=config, step=_masked_step(callback.key, patterns, callback.step))
 
 

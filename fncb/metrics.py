@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NoReturn
 
 
 class MissingMetric(KeyError):
@@ -55,7 +55,8 @@ class Metrics(Mapping[str, float]):
 
     def as_dict(self) -> dict[str, Any]:
         """The values as they are kept, all read; not to be changed."""
-        self.resolve()
+        if self._pending is not None:
+            self.resolve()
         return self._values
 
     def with_values(self, values: Mapping[str, float]) -> "Metrics":
@@ -68,6 +69,11 @@ class Metrics(Mapping[str, float]):
     def pending(self) -> Any:
         """The device vector that is not read yet, or None."""
         return self._pending
+
+    @property
+    def all_pending(self) -> tuple[tuple[str, ...], Any] | None:
+        """All names and the vector of their values, if none is read yet; None otherwise."""
+        return None if self._pending is None or len(self._names) != len(self._values) else (self._names, self._pending)
 
     def __getitem__(self, name: str) -> float:
         if self._pending is not None and name in self._names:
@@ -97,17 +103,70 @@ class Metrics(Mapping[str, float]):
         return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
 
 
-def read_pending(metrics: Iterable[Metrics]) -> None:
-    """Moves what is pending from the device: one transfer for all vectors that are alike."""
+class Unrecorded(Metrics):
+    """Metrics that a recording left out: asking for any of them, or for their names, raises."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, of: str):
+        """Takes a word on the event that they are of."""
+        super().__init__()
+        self._of = of
+
+    def as_dict(self) -> NoReturn:
+        """Raises, as all that would tell of the metrics does."""
+        raise UnrecordedMetrics(
+            f"{self._of}: metrics must be recorded to be read, got a recording that left them out. Record with "
+            "record_metrics_every_n_steps=1, or leave the callback out that needs them."
+        )
+
+    def __getitem__(self, name: str) -> NoReturn:
+        self.as_dict()
+
+    def __iter__(self) -> NoReturn:
+        self.as_dict()
+
+    def __len__(self) -> NoReturn:
+        self.as_dict()
+
+    def __contains__(self, name: object) -> NoReturn:
+        self.as_dict()
+
+    def with_values(self, values: Mapping[str, float]) -> "Metrics":  # noqa: ARG002 - nothing of these is known
+        """These, as they are."""
+        return self
+
+    def __repr__(self) -> str:
+        return "<not recorded>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unrecorded)
+
+    __hash__ = object.__hash__
+
+
+class UnrecordedMetrics(LookupError):
+    """A hook asked for metrics that the recording left out."""
+
+
+def read_pending(metrics: Iterable[Any]) -> None:
+    """Moves what is pending from the device: one transfer for all vectors that are alike.
+
+    What is no `Metrics` is passed over.
+    """
     alike: dict[Any, list[Metrics]] = defaultdict(list)
     for each in metrics:
-        if (vector := each.pending) is not None:
-            alike[vector.shape, vector.dtype, vector.device].append(each)
-    for group in alike.values():
+        if type(each) is Metrics and (vector := each._pending) is not None:
+            alike[each._names, vector.dtype, vector.device].append(each)
+    for (names, *_), group in alike.items():
         import torch  # is loaded already: it made the vectors
 
-        for each, values in zip(group, torch.stack([each.pending for each in group]).tolist(), strict=True):
-            each.resolve(values)
+        rows = torch.stack([each.pending for each in group]).tolist()
+        for each, row in zip(group, rows, strict=True):
+            each._values.update(zip(names, row))  # noqa: B905 - they are of one length, and strictness takes its time
+            each._pending = None
+        for each in group:
+            each._names = ()
 
 
 def named(metrics: Mapping[str, float], patterns: tuple[str, ...]) -> Mapping[str, float]:

@@ -1,8 +1,11 @@
 """How an event or an effect is written down, and how it is read again.
 
-A record is written as a JSON object of those of its fields that differ from their defaults. Numbers that are not finite
-are written as strings; in fields whose type does not tell them from text, as `"!inf"`, and text that begins with `!`
-has one more. Live fields of events are left out, those of effects are noted by their shapes.
+A record is written as a JSON array of its fields, in the order of its class, live fields of events left out and those
+of effects noted by their shapes. Fields that are added to a class later come last and have a default, so that older
+arrays are shorter and can be read. Before format 2 it was an object of the fields that differ from their defaults.
+
+Numbers that are not finite are written as strings; in fields whose type does not tell them from text, as `"!inf"`, and
+text that begins with `!` has one more. Metrics that were not recorded are null.
 """
 
 import typing
@@ -18,6 +21,7 @@ import msgspec
 from fncb import effects as ef
 from fncb.effects import Effect
 from fncb.events import HOOKS, Event, Metrics
+from fncb.metrics import Unrecorded
 
 _ANYTHING = (Any, Mapping[str, Any])
 _FACTORY: Any = type(attrs.Factory(dict))
@@ -33,41 +37,38 @@ class Notation:
       cls: the class.
       take: gives the values of the fields that are written, from an event's `__dict__`, which is fast, or an effect;
         of an effect's live field it gives the shape.
-      form: the record as it is written: it omits defaults and fills them in, and tells types.
-      decode: reads a form and checks it.
-      live: the fields of the form that are live.
-      metrics: where among the values the metrics are; None for a class without.
-      loose: the fields of the form that hold any plain data.
+      decode: reads an array, fills in defaults and checks types.
+      decode_named: the same of an object, as format 1 had it.
+      live: the fields that are live.
+      names: of the fields.
+      metrics: where among the values an event's metrics are; None for a class without.
+      loose: the fields that hold any plain data.
+      is_rare: whether values are spelled out one by one: of effects, and of what has loose fields.
     """
 
     cls: type[Event | Effect]
     take: Callable[[Any], tuple[Any, ...]]
-    form: type[msgspec.Struct]
     decode: Callable[[bytes], Any]
+    decode_named: Callable[[bytes], Any]
+    names: tuple[str, ...]
     live: tuple[str, ...]
     metrics: int | None
     loose: tuple[str, ...]
+    is_rare: bool
 
     def write(self, values: tuple[Any, ...]) -> bytes:
         """The JSON of a record from which `values` were taken.
 
         Example:
           >>> notation = notation_of(ef.SetLR)
-          >>> notation.write(notation.take(ef.SetLR(float("inf"))))
-          b'{"lr":"inf"}'
+          >>> notation.write(notation.take(ef.SetLR(float("inf"), key="warm_up")))
+          b'["warm_up","inf",null,null]'
         """
-        return _encode(self._spelled(values))
+        return _encode(self.spelled(values))
 
-    def formed(self, values: tuple[Any, ...]) -> msgspec.Struct:
-        """The form of a record from which `values` were taken, as they are; its metrics are read."""
-        at = self.metrics
-        if self.loose:
-            return self._spelled(values)
-        return self.form(*values) if at is None else self.form(*values[:at], values[at].as_dict(), *values[at + 1 :])
-
-    def _spelled(self, values: tuple[Any, ...]) -> msgspec.Struct:
-        names = self.form.__struct_fields__
-        return self.form(*[_plain(value, name in self.loose) for name, value in zip(names, values, strict=True)])
+    def spelled(self, values: tuple[Any, ...]) -> list[Any]:
+        """Values as plain data that JSON can hold."""
+        return [_plain(value, name in self.loose) for name, value in zip(self.names, values, strict=True)]
 
     def read(self, fields: bytes) -> Event | Effect:
         """The record, equal to the one that was written.
@@ -76,14 +77,17 @@ class Notation:
           msgspec.DecodeError: for unknown or missing fields and wrong types.
 
         Example:
-          >>> notation_of(ef.SetLR).read(b'{"lr":"inf"}')
+          >>> notation_of(ef.SetLR).read(b'["warm_up","inf",null,null]')
           SetLR(lr=inf, group=None, optimizer=None)
         """
-        given = msgspec.structs.asdict(self.decode(fields))
+        decode = self.decode if fields[:1] == b"[" else self.decode_named
+        given = msgspec.structs.asdict(decode(fields))
         for name in self.live:
             del given[name]
         for name in self.loose:
             given[name] = _told_apart(given[name])
+        if self.metrics is not None and given["metrics"] is None:
+            given["metrics"] = Unrecorded(f"{self.cls.__name__} at step {given['step']}")
         return self.cls(**given)
 
 
@@ -104,50 +108,88 @@ def notation_of(cls: type) -> Notation:
         values = ((field.name, getattr(effect, field.name)) for field in fields)
         return tuple(_shape(value) if name in live else value for name, value in values)
 
-    form = msgspec.defstruct(
-        cls.__name__,
-        [
-            (field.alias, list[int] | None if field.name in live else hints[field.name], *_default(field))
-            for field in fields
-        ],
-        omit_defaults=True,
-        forbid_unknown_fields=True,
-    )
+    metrics = next((i for i, field in enumerate(fields) if field.name == "metrics" and not is_effect), None)
+
+    def form_of(field: "attrs.Attribute[Any]") -> tuple[Any, ...]:
+        kind = list[int] | None if field.name in live else hints[field.name]
+        optional = metrics is not None and field is fields[metrics]
+        return (field.alias, kind | None if optional else kind, *_default(field))
+
+    def decoder(array_like: bool) -> Callable[[bytes], Any]:
+        forms = map(form_of, fields)
+        form = msgspec.defstruct(cls.__name__, forms, kw_only=True, forbid_unknown_fields=True, array_like=array_like)
+        return msgspec.json.Decoder(form, strict=False).decode  # not strict: "nan" is read as a float
+
+    loose = tuple(field.alias for field in fields if field.name not in live and hints[field.name] in _ANYTHING)
     return Notation(
         cls=cls,
         take=take_from_effect if is_effect else itemgetter(*[field.name for field in fields]),
-        form=form,
-        decode=msgspec.json.Decoder(form, strict=False).decode,  # not strict: "nan" is read as a float
+        decode=decoder(array_like=True),
+        decode_named=decoder(array_like=False),
+        names=tuple(field.alias for field in fields),
         live=tuple(field.alias for field in fields if field.name in live),
-        metrics=next((i for i, field in enumerate(fields) if field.name == "metrics" and not is_effect), None),
-        loose=tuple(field.alias for field in fields if field.name not in live and hints[field.name] in _ANYTHING),
+        metrics=metrics,
+        loose=loose,
+        is_rare=is_effect or bool(loose),
     )
 
 
-def write_all(records: list[tuple[Notation, tuple[Any, ...]]]) -> list[bytes]:
-    """The lines of many records, `["Class",{...}]`, in one go."""
-    try:
-        written = _encode_lines([(notation.cls.__name__, notation.formed(values)) for notation, values in records])
-    except (TypeError, UnicodeEncodeError):
-        written = b"null"
-    # What is rare is slow: msgspec writes null for numbers that are not finite, and refuses what is not plain.
-    if b"null" in written:
-        return [b'["%s",%s]' % (notation.cls.__name__.encode(), notation.write(values)) for notation, values in records]
-    return written.split(b"\n")[:-1]
+def taken_from(record: Event | Effect) -> tuple[Notation, tuple[Any, ...]]:
+    """What is written of a record: its notation and the values for it."""
+    notation = notation_of(type(record))
+    return notation, notation.take(record.__dict__ if isinstance(record, Event) else record)
 
 
-def notation_named(name: str) -> Notation:
-    """How records of the class with a name are written. Nothing is imported: effects of others must be loaded.
+def must_be_readable(notation: Notation, values: tuple[Any, ...]) -> None:
+    """Raises `TypeError` for values that would be written and not be read again, naming what is wrong.
 
-    Raises:
-      LookupError: if there is no such class.
+    Metrics that are on a device still are not looked at: that would wait for it.
     """
+    if any(isinstance(value, Metrics) for value in values):
+        return
+    try:
+        notation.decode(notation.write(values))
+    except (TypeError, RuntimeError, msgspec.DecodeError) as error:
+        raise TypeError(
+            f"record: {notation.cls.__name__} must have fields of its types, got others: {error}."
+        ) from None
+
+
+def write_all(records: list[tuple[Notation, tuple[Any, ...]]]) -> list[bytes]:
+    """The lines of many records, `["Class",[...]]` without the bracket that closes them, in one go."""
+    lines, nulls = [], 0
+    try:
+        for notation, values in records:
+            if notation.is_rare:
+                values = notation.spelled(values)
+                nulls += _encode(values).count(b"null")
+            else:
+                at = notation.metrics
+                if at is not None and isinstance(metrics := values[at], Metrics):
+                    values = (*values[:at], metrics.as_dict(), *values[at + 1 :])
+                nulls += values.count(None)
+            lines.append((notation.cls.__name__, values))
+        written = _encode_lines(lines)
+    except (TypeError, UnicodeEncodeError):
+        written = None
+    # What is rare is slow: msgspec writes null for numbers that are not finite, and refuses what is not plain.
+    if written is None or written.count(b"null") != nulls:
+        return [_line(*record) for record in records]
+    return written.split(b"]\n")[:-1]  # nothing that is written has a newline in it
+
+
+def _line(notation: Notation, values: tuple[Any, ...]) -> bytes:
+    return b'["%s",%s' % (notation.cls.__name__.encode(), notation.write(values))
+
+
+def notation_named(name: str) -> Notation | None:
+    """How records of the class with a name are written; None if no such class is loaded. Nothing is imported."""
     if name in _BUILT_IN:
         return notation_of(_BUILT_IN[name])
     for effect in _subclasses(Effect):
         if effect.__name__ == name:
             return notation_of(effect)
-    raise LookupError(f"there is no event or effect {name}; one of another package must be imported first")
+    return None
 
 
 _BUILT_IN: dict[str, type[Event | Effect]] = {
@@ -180,12 +222,17 @@ def _plain(value: Any, loose: bool = False) -> Any:
         value = "!" + value if loose and value.startswith("!") else value
         return value if value.isascii() else value.encode(errors="replace").decode()  # half a surrogate pair is no text
     if isinstance(value, Mapping):
-        return {name: _plain(each, loose) for name, each in value.items()}
+        return {_plain(name): _as_number(each) if not loose else _plain(each, True) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each, loose) for each in value]
     if hasattr(value, "item"):  # a 0-d tensor or array; waits for the device
         return _plain(value.item(), loose)
     raise TypeError(f"record: a field must be plain, got {value!r}. Declare it live, or make it a number or a string.")
+
+
+def _as_number(value: Any) -> Any:
+    """A value of a mapping of metrics, in which True is 1."""
+    return int(value) if isinstance(value, bool) else _plain(value)
 
 
 def _told_apart(value: Any) -> Any:

@@ -4,42 +4,46 @@ What JSON has not is tagged by a key in `$`: a tensor (by its name), a tuple, a 
 float that is not finite. A dict whose own keys start with `$` is tagged too, so nothing can be taken for a tag.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from functools import cache
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
-import torch
 
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.complex64: "C64",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
+if TYPE_CHECKING:
+    import torch
+
+DTYPES: Mapping[str, tuple[str, int]] = {
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
+    "C64": ("complex64", 8),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
 }
-"""What safetensors calls the dtypes that it knows. Tensors of other dtypes are packed as bytes."""
+"""The dtypes that safetensors knows, by the names that it gives them: torch's name, and bytes of a value.
+
+Tensors of other dtypes are packed as bytes.
+"""
+
+_NAMES = {of_torch: name for name, (of_torch, _) in DTYPES.items()}
 
 DEEPEST = 100
 """How many levels a tree may have: far more than any state, and far fewer than Python's stack."""
-
-_OTHER_DTYPES = {
-    name: kind
-    for name, kind in vars(torch).items()
-    if isinstance(kind, torch.dtype) and kind not in DTYPES and not name.startswith("q")  # as in quantized
-}
 
 
 @attrs.frozen
@@ -57,6 +61,17 @@ class Packed:
     tensors: Mapping[str, torch.Tensor]
 
 
+def dtype_name(dtype: torch.dtype) -> str | None:
+    """What safetensors calls a dtype; None for one that it does not know.
+
+    Example:
+      >>> import torch
+      >>> dtype_name(torch.bfloat16), dtype_name(torch.complex128)
+      ('BF16', None)
+    """
+    return _NAMES.get(str(dtype).removeprefix("torch."))
+
+
 def pack(tree: Any) -> Packed:
     """Takes a tree apart.
 
@@ -69,6 +84,7 @@ def pack(tree: Any) -> Packed:
       ValueError: if it has more than `DEEPEST` levels.
 
     Example:
+      >>> import torch
       >>> weight = torch.ones(2)
       >>> packed = pack({"model": {"embed": weight, "head": weight}, "betas": (0.9, float("inf"))})
       >>> packed.tensors
@@ -116,6 +132,8 @@ def _packed(value: Any, path: str, found: _Found, levels: int = DEEPEST) -> Any:
         return int(value)
     if isinstance(value, float):
         return float(value) if isfinite(value) else {"$float": str(float(value))}
+    import torch
+
     if isinstance(value, torch.Tensor):
         return {"$tensor": _named(value.detach(), path or "tensor", found)}
     within = f"{path}." if path else ""
@@ -142,6 +160,8 @@ def _packed(value: Any, path: str, found: _Found, levels: int = DEEPEST) -> Any:
 
 def _named(tensor: torch.Tensor, path: str, found: _Found) -> str:
     """The name of a tensor among those found: a known one if it is the same view of the same memory."""
+    import torch
+
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
         raise TypeError(
             f"store.write: a tensor must be dense and hold values, got {tensor.layout} on {tensor.device} at {path!r}. "
@@ -158,14 +178,14 @@ def _named(tensor: torch.Tensor, path: str, found: _Found) -> str:
     found.names[view] = name
     if layout := _layout(tensor):
         found.layouts[name] = layout
-    known = tensor.dtype in DTYPES
+    known = dtype_name(tensor.dtype) is not None
     found.tensors[name] = tensor if known else tensor.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
     return name
 
 
 def _layout(tensor: torch.Tensor) -> dict[str, Any]:
     layout: dict[str, Any] = {}
-    if tensor.dtype not in DTYPES:
+    if dtype_name(tensor.dtype) is None:
         layout |= {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
     order = sorted(range(tensor.dim()), key=lambda dim: -tensor.stride(dim))
     if not tensor.is_contiguous() and tensor.permute(order).is_contiguous():
@@ -174,15 +194,28 @@ def _layout(tensor: torch.Tensor) -> dict[str, Any]:
 
 
 def _restored(body: torch.Tensor, layout: _Layout) -> torch.Tensor:
+    import torch
+
     tensor = body
     if layout.dtype is not None:
-        tensor = body.view(_OTHER_DTYPES[layout.dtype])
+        tensor = body.view(_other_dtypes()[layout.dtype])
         if layout.shape is None or min(layout.shape, default=0) < 0:
             raise ValueError(f"a tensor of {layout.dtype} must have a shape, got {layout.shape}")
         tensor = tensor.reshape(layout.shape)
     if layout.order is None:
         return tensor
     return torch.empty_permuted(tensor.shape, layout.order, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+@cache
+def _other_dtypes() -> dict[str, torch.dtype]:
+    import torch
+
+    return {
+        name: kind
+        for name, kind in vars(torch).items()
+        if isinstance(kind, torch.dtype) and dtype_name(kind) is None and not name.startswith("q")  # as in quantized
+    }
 
 
 def _unpacked(value: Any, tensors: Mapping[str, torch.Tensor] | None, levels: int = DEEPEST) -> Any:

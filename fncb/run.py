@@ -1,18 +1,20 @@
 """What a run came to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from fncb.cards import DRAWN, card, curve_of, kept_files
 from fncb.effects import Stop
+from fncb.recording import read
 from fncb.resume import Resumed
 
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """The outcome of `fit`, `validate`, `test` or `predict`, a value.
+    """The outcome of `fit`, `validate`, `test` or `predict`, a value. In a notebook it shows a card.
 
     Attributes:
       metrics: the last value of each metric by name.
@@ -41,3 +43,21 @@ class Run:
     resumed: Resumed | None = None
     recording: Path | None = None
     predictions: list[Any] | None = attrs.field(default=None, repr=False)
+
+    def _repr_html_(self) -> str:
+        entries = _recorded(self.recording)
+        by = f" by {self.stopped.key}" if self.stopped is not None and self.stopped.key else ""
+        headline = "all was done" if self.stopped is None else f"stopped{by}: {self.stopped.reason}"
+        facts = [f"{self.epoch} epochs", f"{self.step:,} steps", f"{self.seconds:.1f} s", self.compiled]
+        facts += [f"went on from {self.resumed.path}"] if self.resumed is not None else []
+        monitors = [name.partition("(")[2].removesuffix(")") for name in self.state]
+        monitor = next((name for name in monitors if name in self.metrics), None)
+        return card(headline, curve_of(entries, monitor), self.metrics, kept_files(entries), facts)
+
+
+def _recorded(path: Path | None) -> Sequence[Any]:
+    """What a card needs of a recording; nothing if there is none, or none that can be read any more."""
+    try:
+        return () if path is None else read(path, only=DRAWN).entries
+    except (OSError, ValueError):
+        return ()

@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread, current_thread
+from time import perf_counter
 from typing import Any
 
 import attrs
@@ -19,10 +20,11 @@ from fncb.packing import pack
 
 @attrs.frozen
 class Written:
-    """A checkpoint that is on the disk: where, and its size in bytes."""
+    """A checkpoint that is on the disk: where, its size in bytes, and for how many seconds it was written."""
 
     path: Path
     size: int
+    took: float = attrs.field(default=0.0, eq=False)
 
 
 class Saver:
@@ -137,8 +139,9 @@ class _Job:
         try:
             if self.before is not None:
                 self.before()
-            options = {} if self.within is None else {"within": self.within}
-            self.written = Written(self.path, store.write_packed(self.path, pack(self.tree), **options))
+            options, began = {} if self.within is None else {"within": self.within}, perf_counter()
+            size = store.write_packed(self.path, pack(self.tree), **options)
+            self.written = Written(self.path, size, round(perf_counter() - began, 6))
         except BaseException as error:  # whatever it is, somebody waits for it
             note(error, f"Saver: {self.path} could not be written.")
             self.error = error

@@ -15,6 +15,7 @@ from torch import nn
 
 from fncb import events as ev
 from fncb import store
+from fncb.batch_ends import to_the_microsecond
 from fncb.callback import Callback, compose
 from fncb.effects import Attach, Delete, Effect, Log, LogHistogram, LogImage, Probe, Save, Stop
 from fncb.garbage import Garbage
@@ -26,6 +27,7 @@ from fncb.profiling import Profiler
 from fncb.resume import differences, must_be_alike, noted
 from fncb.sinks.sink import Sink, Sinks, tell_what_nobody_shows
 from fncb.snapshot import load_state_dict, state_dict
+from fncb.tree import leaves
 from fncb.weights import not_finite, weights_alone
 
 log = logging.getLogger("fncb")
@@ -44,14 +46,14 @@ _OWN = frozenset(
 
 @attrs.frozen
 class _Moment:
-    """What a session knows at a moment; `then` are the events since that belong to it."""
+    """What a session knows at a moment; `then` are the events since that belong to it, with what they asked for."""
 
     state: Mapping[str, Any]
     logged: Mapping[str, float]
     lines: int
     last: ev.Event
     heard: int
-    then: tuple[ev.Event, ...] = ()
+    then: tuple[tuple[ev.Event, tuple[Effect, ...]], ...] = ()
 
 
 class Session:
@@ -62,7 +64,9 @@ class Session:
     Args:
       callbacks: a composition, a callback or a list of them.
       objects: what `Save` writes beside the callbacks' state, by name: anything with `state_dict`.
-      record: the file to record to; a name that is taken gets the suffix `-v1`, `-v2`, ....
+      record: the file to record to; a name that is taken gets the suffix `-v1`, `-v2`, ...; one that ends in `.gz` or
+        `.zst` has it compressed.
+      record_metrics_every_n_steps: of which training batches the metrics are recorded.
       sinks: where metrics go.
       log_every_n_steps: how often a batch's metrics go to the sinks, in optimizer steps.
       carries_out: effects that the loop around can carry out, and the functions that do.
@@ -96,6 +100,7 @@ class Session:
         *,
         objects: Mapping[str, Any] | None = None,
         record: str | Path | None = None,
+        record_metrics_every_n_steps: int = 1,
         sinks: Iterable[Sink] = (),
         log_every_n_steps: int = 50,
         carries_out: Mapping[type[Effect], Handler] | None = None,
@@ -109,7 +114,7 @@ class Session:
         self.attached: Mapping[str, Any] = {}
         self.attempt = self.heard = 0
         self.objects = dict(objects or {})
-        self._journal = Journal(self.callbacks, record)
+        self._journal = Journal(self.callbacks, record, record_metrics_every_n_steps)
         self._sinks = Sinks(sinks, log_every_n_steps)
         self._screen = screen or Screen()
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
@@ -158,14 +163,25 @@ class Session:
     @property
     def seconds(self) -> float:
         """Seconds since the run began, summed over its resumes, to the microsecond."""
-        return round(self._before + time.perf_counter() - self._began, 6)
+        return to_the_microsecond(self._before + time.perf_counter() - self._began)
 
     def wants(self, *event_types: type[ev.Event]) -> bool:
         """Whether anybody would notice one of these events: a hook, the recording or a sink."""
-        return any(
-            self.callbacks.hears(kind) or self._journal.wants(kind) or (bool(self._sinks) and kind in Sinks.HEAR)
-            for kind in event_types
-        )
+        return any(self.hears(kind) or self._journal.wants(kind) for kind in event_types)
+
+    def hears(self, event_type: type[ev.Event]) -> bool:
+        """Whether a hook or a sink would notice one of these events."""
+        return self.callbacks.hears(event_type) or (bool(self._sinks) and event_type in Sinks.HEAR)
+
+    def record_batch_end(self, epoch: int, step: int, batch_idx: int, metrics: ev.Metrics) -> None:
+        """Records a `TrainBatchEnd` that is wanted and that nobody hears, without making it: a fifth of the time."""
+        if self._keeper.in_background is not None:
+            self.settle(wait=False)
+        self.heard += 1
+        if self.logged:
+            metrics = metrics.with_values(self.logged)
+        seconds = self._before + time.perf_counter() - self._began
+        (self._journal.recorder or self._journal.begin()).batch_end(epoch, step, seconds, batch_idx, metrics)
 
     def __call__(self, event: ev.Event) -> None:
         """Takes an event: all hooks, then the effects that they asked for, then the events that answer those.
@@ -175,7 +191,7 @@ class Session:
         """
         if self._busy:
             raise RuntimeError("Session: a hook must not send events, got one from inside a hook. Return an effect.")
-        if self._keeper.is_writing:
+        if self._keeper.in_background is not None:
             self.settle(wait=False)
         self._busy = True
         try:
@@ -202,7 +218,7 @@ class Session:
         if kind is ev.Saved:
             self._unheard = [saving for saving in self._unheard if saving["path"] != event.path]
         if self._held is not None and kind in _OF_THE_END:
-            self._held = attrs.evolve(self._held, then=(*self._held.then, event))
+            self._held = attrs.evolve(self._held, then=(*self._held.then, (event, effects)))
         self._journal.write(event, effects)
         if self._sinks:
             self._sinks.hear(event)
@@ -267,7 +283,7 @@ class Session:
     @property
     def is_writing(self) -> bool:
         """Whether a checkpoint is being written in the background."""
-        return self._keeper.is_writing
+        return self._keeper.in_background is not None
 
     def settle(self, wait: bool = True) -> None:
         """Answers the save in the background, if there is one, with `Saved` as soon as it is on disk.
@@ -323,7 +339,10 @@ class Session:
     def _attach(self, effect: Attach, event: ev.Event) -> None:
         if type(event) is not ev.SaveCheckpoint:
             raise ValueError(f"Attach: it must be asked for at on_save_checkpoint, got it at {type(event).__name__}.")
-        self._attached[effect.key or ""] = state_dict(effect.data)
+        data = state_dict(effect.data)
+        if any(hasattr(leaf, "data_ptr") for _, leaf in leaves(data)):
+            raise TypeError(f"Attach: data must be plain, got a tensor from {effect.key}. Give it as a list.")
+        self._attached[effect.key or ""] = data
 
     def _stop(self, effect: Stop, event: ev.Event) -> ev.Event | None:
         if self.stopped is not None:
@@ -352,7 +371,7 @@ class Session:
         recorded, of = self._journal.state_dict(), self._held
         if of is None:
             of = _Moment(self.state, self.logged, self._journal.lines, last or self._last, self.heard)
-        state = reduce(lambda state, event: self.callbacks.transition(state, event)[0], of.then, of.state)
+        state = reduce(lambda state, then: self.callbacks.transition(state, then[0])[0], of.then, of.state)
         return {
             "epoch": of.last.epoch,
             "step": of.last.step,
@@ -361,7 +380,7 @@ class Session:
             "seconds": of.last.seconds,
             "event": type(of.last).__name__,
             "metrics": dict(getattr(of.last, "metrics", {})),
-            "recorded": recorded and {**recorded, "lines": of.lines},
+            "recorded": recorded and {**recorded, "lines": of.lines, "then": self._journal.lines_of(of.then)},
             "logged": dict(of.logged),
             "saving": [*self._unheard, *(saving for saving in self._saving if saving not in self._unheard)],
             "attached": dict(self._attached),

@@ -117,7 +117,8 @@ def go_on(
         return None
     snapshot = store.read(found.path)
     if not weights_only and "weights_only" not in snapshot:
-        told = session.load(snapshot)
+        # a recording is of one training: what a checkpoint is tested for is recorded by itself
+        told = session.load(snapshot if who == "fit" else {**snapshot, "recorded": None})
         also(snapshot)
         if who != "fit":
             told["left_out"] = ()  # it wants no more
@@ -134,6 +135,15 @@ def go_on(
     return resumed
 
 
+_LONGEST_MESSAGE = 10_000  # characters
+
+
+def _recordable(message: str) -> str:
+    """A message as a recording can hold it: text, and of a length to be read."""
+    text = message.encode(errors="replace").decode()  # half a surrogate pair is no text
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}..."
+
+
 def guarded(stage: str, fire: Fire, session: Session, signals: Signals, body: Callable[[], T]) -> T:
     """Runs a stage: exceptions become events first and then go on, and `teardown` always fires."""
     torn_down = False
@@ -144,7 +154,7 @@ def guarded(stage: str, fire: Fire, session: Session, signals: Signals, body: Ca
         fire(ev.Teardown, stage=stage)
         return result
     except BaseException as error:
-        said = {"error": type(error).__name__, "message": str(error)}
+        said = {"error": type(error).__name__, "message": _recordable(str(error))}
         told: list[tuple[type[ev.Event], dict[str, Any]]] = [
             (ev.ExceptionRaised, {"exception": error, **said, "signal": signals.acted_on})
         ]

@@ -71,7 +71,7 @@ class Training:
         """The session whose callbacks hear the events."""
         self.session, at = session, self.at
         wants = {kind: session.wants(kind) for kind in ev.HOOKS.values()}
-        self._wants = wants
+        self._wants, self._hears_batches = wants, session.hears(ev.TrainBatchEnd)
         self._in_step = any(wants[kind] for kind in _IN_STEP)
         saves = [part for part in session.callbacks.parts or () if part.emits is None or Save in part.emits]
         self._saves_on_exception = any(part.hears(ev.ExceptionRaised) for part in saves)
@@ -284,12 +284,14 @@ class Training:
         self.randomness.release()
         if at.phase == "Stepped":
             self.end_step()
-        if self._wants[ev.TrainBatchEnd]:
+        if self._hears_batches:
             outputs = share_of_window(at.latest, at.window) if at.made else None
             live = {"batch": batch, "outputs": outputs, "metrics": at.latest}
             self.reach(ev.TrainBatchEnd, "phase", "TrainBatchEnd", batch_idx=at.batches - 1, **live)
         else:
             at.phase = "TrainBatchEnd"
+            if self._wants[ev.TrainBatchEnd]:
+                self.session.record_batch_end(at.epochs, at.step, at.batches - 1, at.latest)
         return True
 
     def train_on(self, batch: Any, state_after: Any) -> None:

@@ -194,6 +194,7 @@ def test_hook_fields_and_event_classes_are_the_same_list():
         "step",
         "emits",
         "config",
+        "constructor",
         "parts",
         "_hooks",
     }

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from functools import partial
 from io import StringIO
 
@@ -70,3 +72,32 @@ def test_what_is_no_run_is_described_too(tmp_path):
     store.write(tmp_path / "a.safetensors", [torch.ones(2), 3])
 
     assert printed(tmp_path / "a.safetensors").startswith("a.safetensors: ")
+
+
+def test_nothing_of_a_file_is_taken_for_more_than_text(tmp_path):
+    tree = {
+        "[red]a\x1b[2J": torch.ones(2),
+        "callbacks": {"[b]\n": {"x": "\x1b]0;title\x07"}},
+        "metrics": {"[i]\r": 0.5},
+    }
+    store.write(tmp_path / "a.safetensors", tree)
+    lines = printed(tmp_path / "a.safetensors").splitlines()
+
+    assert lines[1:] == [
+        r"metrics: [i]\r 0.5",
+        r"[red]a\x1b[2J   1 tensor   2 values   8 B",
+        r'[b]\n: x "\u001b]0;title\u0007"',
+    ]
+
+
+@pytest.mark.parametrize("name", ["metrics", "callbacks", "step"])
+def test_names_of_a_run_may_hold_something_else(name, tmp_path):
+    store.write(tmp_path / "a.safetensors", {name: [1, (2.5, {3: None})]})
+
+    assert "a.safetensors: " in printed(tmp_path / "a.safetensors")
+
+
+def test_no_torch_is_needed_to_look_into_a_file(path):
+    code = f"import sys, fncb; fncb.inspect({str(path)!r}); sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,73 +1,17 @@
-"""Replay, history and whatif: what callbacks make of events that are over."""
-
-from pathlib import PurePath
+"""Replay and history: what callbacks make of events that are over."""
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fncb.callback import Callback, compose, emit
-from fncb.effects import Delete, Log, Save, Stop
-from fncb.events import HOOKS, LoadCheckpoint, Saved, StopRequested, TrainBatchEnd, TrainEnd, ValidationEnd
-from fncb.hindsight import Moment, Outcome, Replay, WhatIf, history, replay, whatif
-from fncb.recording import Recorder, read
-
-
-def counter(key: str = "count") -> Callback:
-    return Callback(key=key, init=int, on_validation_end=lambda state, event: state + 1)
-
-
-def stop_above(limit: float) -> Callback:
-    def on_validation_end(state, event):
-        loss = event.metrics["val_loss"]
-        return emit(state, Stop(f"val_loss is {loss}")) if loss > limit else state
-
-    return Callback(key="stop", on_validation_end=on_validation_end)
-
-
-@attrs.frozen
-class Files:
-    known: tuple[str, ...] = ()
-    heard: tuple[str, ...] = ()
-
-
-def keep_last(n: int, name: str = "{step}.safetensors") -> Callback:
-    def on_validation_end(state, event):
-        return emit(state, Save("runs/" + name.format(step=event.step)))
-
-    def on_saved(state, event):
-        known = (*state.known, event.path)
-        gone = known[:-n]
-        return emit(Files(known[-n:], (*state.heard, event.requested)), *map(Delete, gone))
-
-    return Callback(key="keep", init=Files, on_validation_end=on_validation_end, on_saved=on_saved)
-
-
-def checks(*losses: float) -> list[ValidationEnd]:
-    return [ValidationEnd(epoch=i, step=10 * i, seconds=i / 2, metrics={"val_loss": x}) for i, x in enumerate(losses)]
-
-
-def run(callback: Callback, events, path):
-    """A run in small: a recording with the answers that the callback's saves got."""
-    recorded = [kind.__name__ for kind in HOOKS.values() if callback.hears(kind)]
-    recorder, state = Recorder(path, {"recorded": recorded}), callback.init()
-    effects = []
-    queue = list(events)
-    while queue:
-        event = queue.pop(0)
-        if not callback.hears(type(event)):
-            continue
-        state, asked = callback.transition(state, event)
-        recorder.event(event)
-        for effect in asked:
-            recorder.effect(effect)
-            if isinstance(effect, Save):
-                real = str(PurePath(effect.path).with_name("real-" + PurePath(effect.path).name))
-                queue.insert(0, Saved(step=event.step, path=real, requested=effect.path))
-        effects += asked
-    recorder.close()
-    return state, tuple(effects)
+from fncb.alternatives import whatif
+from fncb.callback import Callback, compose
+from fncb.effects import Save, Stop
+from fncb.events import TrainBatchEnd, ValidationEnd
+from fncb.hindsight import Moment, Replay, history, replay
+from fncb.recording import read
+from tests.looking_back import Files, checks, counter, keep_last, run, stop_above
 
 
 def test_replay_folds_state_and_effects_in_order():
@@ -159,94 +103,3 @@ def test_events_that_nobody_recorded_are_missed_aloud(look_back, tmp_path):
 
 def test_a_list_made_by_hand_may_lack_anything():
     assert replay(keep_last(1), []).state == Files()
-
-
-def test_whatif_tells_when_each_would_have_stopped():
-    found = whatif(checks(0.5, 1.5, 2.5), {"low": stop_above(1.0), "high": [stop_above(2.0)], "never": stop_above(9.0)})
-
-    assert found == WhatIf(
-        {
-            "low": Outcome(epoch=1, step=10, seconds=0.5, reason="val_loss is 1.5"),
-            "high": Outcome(epoch=2, step=20, seconds=1.0, reason="val_loss is 2.5"),
-            "never": Outcome(),
-        }
-    )
-    assert found["low"].step == 10
-
-
-def test_whatif_feeds_nothing_after_the_stop():
-    found = whatif(checks(0.5, 1.5, 0.5), {"it": compose(keep_last(9), stop_above(1.0))})
-
-    assert found["it"].saved == ("runs/0.safetensors", "runs/10.safetensors")
-
-
-def test_whatif_answers_the_saves_of_the_alternative_only(tmp_path):
-    run(keep_last(9, "recorded-{step}"), checks(1, 2, 3), tmp_path / "a")
-    found = whatif(tmp_path / "a", {"two": keep_last(2), "one": keep_last(1)})
-
-    files = ("runs/0.safetensors", "runs/10.safetensors", "runs/20.safetensors")
-    assert found["two"] == Outcome(saved=files, kept=files[1:])
-    assert found["one"] == Outcome(saved=files, kept=files[2:])
-
-
-def test_whatif_gives_a_taken_name_a_suffix_as_the_disk_does():
-    kept = whatif(checks(1, 2, 3), {"it": keep_last(2, "best.safetensors")})["it"].kept
-
-    assert kept == ("runs/best-v1.safetensors", "runs/best-v2.safetensors")
-
-
-def test_whatif_can_be_asked_of_a_run_in_which_nobody_saved(tmp_path):
-    run(counter(), checks(1), tmp_path / "a")
-
-    assert whatif(tmp_path / "a", {"it": keep_last(1)})["it"].saved == ("runs/0.safetensors",)
-
-
-def test_whatif_leaves_out_that_the_recorded_run_stopped_and_tells_its_own_stop():
-    def on_stop_requested(state, event):
-        return emit(state, Save(f"at the stop: {event.reason}, step {event.step}"))
-
-    last = Callback(key="last", on_stop_requested=on_stop_requested)
-    events = [*checks(0.5), StopRequested(reason="another"), *checks(0.5, 1.5)]
-
-    assert whatif(events, {"it": [stop_above(1.0), last], "not": last}) == WhatIf(
-        {
-            "it": Outcome(
-                epoch=1,
-                step=10,
-                seconds=0.5,
-                reason="val_loss is 1.5",
-                saved=("at the stop: val_loss is 1.5, step 10",),
-                kept=("at the stop: val_loss is 1.5, step 10",),
-            ),
-            "not": Outcome(),
-        }
-    )
-
-
-def test_whatif_carries_out_all_effects_of_the_event_that_stops():
-    def on_train_end(state, event):
-        return emit(state, Stop("first"), Stop("second"), Log({"a": 1.0}), Save("a"))
-
-    found = whatif([TrainEnd(epoch=1)] * 2, {"it": Callback(key="all", on_train_end=on_train_end)})["it"]
-
-    assert found == Outcome(epoch=1, step=0, seconds=0.0, reason="first", saved=("a",), kept=("a",))
-
-
-def test_whatif_prints_as_a_table():
-    alternatives = {"early": compose(stop_above(1.0), keep_last(1)), "late": stop_above(9.0)}
-
-    assert str(whatif(checks(0.5, 1.5), alternatives)) == (
-        "       stops at          seconds  saves  keeps  reason\n"
-        "early  epoch 1, step 10  0.5      2      1      val_loss is 1.5\n"
-        "late   never                      0      0"
-    )
-
-
-def test_whatif_takes_an_iterator_once_for_all():
-    assert whatif(iter(checks(1.5)), {name: stop_above(1.0) for name in "ab"})["b"].reason == "val_loss is 1.5"
-
-
-def test_events_that_are_facts_are_fed():
-    loaded = Callback(key="a", on_load_checkpoint=lambda state, event: emit(state, Stop(event.path)))
-
-    assert whatif([LoadCheckpoint(path="x")], {"it": loaded})["it"].reason == "x"

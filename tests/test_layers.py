@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fncb"
 
 FLOORS = (
-    ("durations", "effects", "metrics", "tree"),
+    ("durations", "effects", "metrics", "printable", "tree"),
     ("events",),
     # floor 1 in three, of which users know the last
     ("emitting", "fields"),
@@ -20,23 +20,38 @@ FLOORS = (
     ("callbacks",),
     # floor 3 in six: rooms that stand alone, what puts them together, what is made of those
     (
-        *("bars", "batch", "compiling", "disk", "garbage", "groups", "measures", "notation", "optimizer", "packing"),
+        *(
+            "bars",
+            "batch",
+            "compiling",
+            "disk",
+            "frames",
+            "garbage",
+            "groups",
+            "measures",
+            "notation",
+            "optimizer",
+            "packing",
+        ),
         *("permutation", "phases", "plots", "position", "signals", "sinks", "snapshot", "views"),
     ),
-    ("data",),
-    ("formats", "loaders", "lock", "recording", "sight", "task"),
+    ("data", "expressions", "batch_ends", "cards"),
+    ("conditions", "formats", "loaders", "lock", "recording", "sight", "task"),
     ("store",),
     (
         *("contents", "evaluation", "hindsight", "interpret", "journal", "precision", "regions", "saving", "watching"),
-        *("batch_norm", "flops", "weights"),
+        *("account", "batch_norm", "flops", "weights"),
     ),
-    ("keeper", "probes", "profiling", "resume", "settings", "step"),
+    ("alternatives", "differing", "explaining"),
+    ("keeper", "page", "probes", "profiling", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
     ("control", "rates", "rewinding", "run", "session", "trials", "upkeep"),
     ("batch_fit", "lr_range", "staging", "training"),
     ("loop",),
-    ("adapters", "cli", "testing"),
+    ("adapters", "testing"),
     ("__init__",),
+    ("cli",),
+    ("__main__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = {"fncb", "torch", "attrs", "toolz", "msgspec", "safetensors", "rich", "filelock", *sys.stdlib_module_names}
@@ -86,7 +101,7 @@ def test_callbacks_load_no_torch_before_a_step_is_made(file):
     assert "torch" not in [name[0] for name in imported(now)]
 
 
-VENDORS = {"bars": {"tqdm"}, "callbacks": {"torchao"}, "plots": {"plotly"}, "probes": {"psutil"}}
+VENDORS = {"bars": {"tqdm"}, "callbacks": {"torchao"}, "page": {"plotly"}, "plots": {"plotly"}, "probes": {"psutil"}}
 
 
 @pytest.mark.parametrize("file", FILES)

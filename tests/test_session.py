@@ -430,6 +430,14 @@ def slow(monkeypatch):
     return go
 
 
+def test_a_tensor_is_not_attached(tmp_path):
+    torch = pytest.importorskip("torch")
+    notes = Callback(key="notes", on_save_checkpoint=lambda s, e: emit(s, Attach({"a": [torch.ones(2)]})))
+    refused = pytest.raises(TypeError, match="Attach: data must be plain, got a tensor from notes")
+    with Session([saves(tmp_path), notes]) as session, refused:
+        session(ValidationEnd(step=1))
+
+
 def test_a_save_in_the_background_is_answered_before_the_first_event_after_it(tmp_path, monkeypatch):
     model, go = torch.nn.Linear(1, 1, bias=False), slow(monkeypatch)
     torch.nn.init.ones_(model.weight)

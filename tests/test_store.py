@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fncb import formats, store
+from fncb import formats, packing, store
 from fncb.disk import Disk
 from fncb.packing import DEEPEST
 from fncb.store import DamagedCheckpoint
@@ -597,3 +597,10 @@ def test_a_file_that_is_replaced_while_it_is_read_is_one_or_the_other(checkpoint
     monkeypatch.setattr(formats.Entry, "empty", empty)
 
     assert same(store.read(checkpoint), a_tree())
+
+
+def test_what_is_said_of_dtypes_is_true_of_torchs():
+    named = {name: getattr(torch, of_torch) for name, (of_torch, _) in packing.DTYPES.items()}
+
+    assert {name: packing.dtype_name(dtype) for name, dtype in named.items()} == {name: name for name in named}
+    assert [dtype.itemsize for dtype in named.values()] == [size for _, size in packing.DTYPES.values()]

@@ -50,6 +50,7 @@ def accumulation_schedule(scheduling: Mapping[int, int], *, key: str = "accumula
         return emit(state, SetAccumulation(factors[latest]))
 
     return Callback(
+        constructor="accumulation_schedule",
         key=key,
         emits=(SetAccumulation,),
         config={"scheduling": dict(scheduling)},

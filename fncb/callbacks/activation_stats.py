@@ -54,6 +54,7 @@ def activation_stats(*patterns: str, key: str = "activation_stats") -> Callback[
         return emit(state, metrics=metrics)
 
     return Callback(
+        constructor="activation_stats",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), watch=patterns, on_after_backward=on_after_backward),
         emits=(),

@@ -60,6 +60,7 @@ def adaptive_clip(clipping: float = 0.01, *, eps: float = 1e-3, key: str = "adap
         return emit(state, grads={name: clipped(grad, event.params[name]) for name, grad in event.grads.items()})
 
     return Callback(
+        constructor="adaptive_clip",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_before_optimizer_step=on_before_optimizer_step),
         emits=(),

@@ -116,6 +116,7 @@ def backbone_finetuning(
         return emit(attrs.evolve(state, previous_backbone_lr=lr), asked, *told)
 
     return Callback(
+        constructor="backbone_finetuning",
         key=key,
         init=BackboneFinetuningState,
         emits=(Freeze, Unfreeze, SetLR, Print) if verbose else (Freeze, Unfreeze, SetLR),

@@ -127,6 +127,7 @@ def batch_gradient_verification(
         return emit(state, Examine(who, lambda model, event, _: verify(model, event.batch))) if first else state
 
     return Callback(
+        constructor="batch_gradient_verification",
         key=key,
         emits=(Examine, Print),
         config={**functions, "sample_idx": sample_idx, "warn": warn, "error": error},

@@ -107,6 +107,7 @@ def byol_ma_update(
         return emit(state, params={**params, **moved}, metrics={"byol_tau": 1 - share})
 
     return Callback(
+        constructor="byol_ma_update",
         key=key,
         step=StepHooks(init=init, on_after_optimizer_step=on_after_optimizer_step),
         emits=(),

@@ -316,6 +316,7 @@ def checkpoint(
     at_validation = monitor is not None if within_epoch else epochs > 0 and save_on_train_epoch_end is not True
     at_epoch_end = monitor is None if save_on_train_epoch_end is None else save_on_train_epoch_end
     return Callback(
+        constructor="checkpoint",
         key=who,
         init=CheckpointState,
         emits=(Save, Delete, Print, Link) if save_last == "link" else (Save, Delete, Print),

@@ -55,6 +55,7 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, key: str | None =
         return emit(state, grads=clipped, metrics={"grad_norm": norm.float()})
 
     return Callback(
+        constructor="clip_grad_norm",
         key=key or "clip_grad_norm",
         step=StepHooks(init=lambda _: EmptyState(), on_before_optimizer_step=on_before_optimizer_step),
         emits=(),

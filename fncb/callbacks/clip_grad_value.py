@@ -38,6 +38,7 @@ def clip_grad_value(clip_value: float, *, key: str = "clip_grad_value") -> Callb
         return emit(state, grads={name: grad.clamp(-clip_value, clip_value) for name, grad in event.grads.items()})
 
     return Callback(
+        constructor="clip_grad_value",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_before_optimizer_step=on_before_optimizer_step),
         emits=(),

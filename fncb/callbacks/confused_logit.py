@@ -103,7 +103,13 @@ def confused_logit(
         due = (event.batch_idx + 1) % logging_batch_interval == 0
         return emit(state, Examine(who, look)) if due else state
 
-    return Callback(key=key, emits=(Examine, LogImage), config=config, on_train_batch_end=on_train_batch_end)
+    return Callback(
+        constructor="confused_logit",
+        key=key,
+        emits=(Examine, LogImage),
+        config=config,
+        on_train_batch_end=on_train_batch_end,
+    )
 
 
 def _panels(*sample: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ def cutmix(
         return emit(state, batch=with_parts(event.batch, mixed), metrics={"cutmix_lambda": coefficient})
 
     return Callback(
+        constructor="cutmix",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_train_batch_start=on_train_batch_start),
         emits=(),

@@ -45,6 +45,7 @@ def data_monitor(*, log_every_n_steps: int = 50, key: str = "data_monitor") -> C
         return emit(state, Examine("data_monitor", show)) if due else state
 
     return Callback(
+        constructor="data_monitor",
         key=key,
         emits=(Examine, LogHistogram),
         config={"log_every_n_steps": log_every_n_steps},

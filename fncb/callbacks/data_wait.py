@@ -80,6 +80,7 @@ def data_wait(*, log_every_n_steps: int | None = None, key: str = "data_wait") -
         return tell(state, event)
 
     return Callback(
+        constructor="data_wait",
         key=key,
         init=DataWaitState,
         emits=(Log,),

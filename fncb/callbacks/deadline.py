@@ -81,10 +81,11 @@ def deadline(
         return DeadlineState(began=event.time - event.seconds)
 
     return Callback(
+        constructor="deadline",
         key=key,
         init=DeadlineState,
         emits=(Stop,),
-        config={"at": named.isoformat(), "margin": spare},
+        config={"at": named.isoformat(), "margin": margin},
         setup=setup,
         on_fit_start=check,
         on_train_batch_end=check,

@@ -100,6 +100,7 @@ def device_stats_monitor(
     batch_end = asks(lambda event: event.step % n == 0 and event.step > 0)
     of_others = asks(lambda event: (event.batch_idx + 1) % n == 0)
     return Callback(
+        constructor="device_stats_monitor",
         key=key,
         init=DeviceStatsMonitorState,
         emits=(Probe, Log, Print) if wanted else (Probe, Log),

@@ -176,6 +176,7 @@ def early_stop(
         return emit(state, Print(f"early_stop: nothing was checked: no check was due at an event with {monitor!r}"))
 
     return Callback(
+        constructor="early_stop",
         key=key or f"early_stop({monitor})",
         init=EarlyStopState,
         emits=(Stop, Print),

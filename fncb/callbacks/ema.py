@@ -134,6 +134,7 @@ def ema(
         return emit(state, Apply(f"{key}: copy into the model", lambda _, states: (states[key], states)))
 
     return Callback(
+        constructor="ema",
         key=key,
         step=StepHooks(init=init, on_after_optimizer_step=on_after_optimizer_step if every else None),
         emits=(Apply, View),

@@ -91,6 +91,7 @@ def finetuning(
         return emit(state, *effects) if effects else state
 
     return Callback(
+        constructor="finetuning",
         key=key,
         init=FinetuningState,
         emits=(Freeze, Unfreeze, SetLR, Print),

@@ -73,6 +73,7 @@ def garbage_collect(
         return collect(attrs.evolve(state, collected=event.step), event)
 
     return Callback(
+        constructor="garbage_collect",
         key=key,
         init=GarbageCollectState,
         emits=(CollectGarbage,),

@@ -50,6 +50,7 @@ def grad_noise(eta: float = 0.3, *, gamma: float = 0.55, key: str = "grad_noise"
         return emit(state, grads=noisy)
 
     return Callback(
+        constructor="grad_noise",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_before_optimizer_step=on_before_optimizer_step),
         emits=(),

@@ -57,6 +57,7 @@ def grad_norms(
         return emit(state, metrics=norms)
 
     return Callback(
+        constructor="grad_norms",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_before_optimizer_step=on_before_optimizer_step),
         emits=(),

@@ -52,4 +52,4 @@ def history(*, key: str = "history") -> Callback[HistoryState]:
         metrics = {name: (*before.get(name, (None,) * n), now.get(name)) for name in names}
         return HistoryState((*state.epochs[:n], event.epoch), metrics)
 
-    return Callback(key=key, init=HistoryState, emits=(), on_train_epoch_end=on_train_epoch_end)
+    return Callback(constructor="history", key=key, init=HistoryState, emits=(), on_train_epoch_end=on_train_epoch_end)

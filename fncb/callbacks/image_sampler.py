@@ -91,4 +91,10 @@ def image_sampler(
     def on_train_epoch_end(state: EmptyState, event: TrainEpochEnd) -> Emit[EmptyState]:
         return emit(state, Examine(who, draw))
 
-    return Callback(key=key, emits=(Examine, LogImage), config=config, on_train_epoch_end=on_train_epoch_end)
+    return Callback(
+        constructor="image_sampler",
+        key=key,
+        emits=(Examine, LogImage),
+        config=config,
+        on_train_epoch_end=on_train_epoch_end,
+    )

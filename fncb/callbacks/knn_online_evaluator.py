@@ -133,6 +133,7 @@ def knn_online_evaluator(
         return state if state.paused else emit(state, Examine(who, evaluate))
 
     return Callback(
+        constructor="knn_online_evaluator",
         key=key,
         init=KnnOnlineEvaluatorState,
         emits=(Examine, Log),

@@ -60,6 +60,7 @@ def label_smoothing(
         return emit(state, batch=with_parts(event.batch, {labels: soft}))
 
     return Callback(
+        constructor="label_smoothing",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_train_batch_start=on_train_batch_start),
         emits=(),

@@ -88,4 +88,10 @@ def latent_dim_interpolator(
         due = (event.epoch + 1) % interpolate_epoch_interval == 0
         return emit(state, Examine(who, walk)) if due else state
 
-    return Callback(key=key, emits=(Examine, LogImage), config=config, on_train_epoch_end=on_train_epoch_end)
+    return Callback(
+        constructor="latent_dim_interpolator",
+        key=key,
+        emits=(Examine, LogImage),
+        config=config,
+        on_train_epoch_end=on_train_epoch_end,
+    )

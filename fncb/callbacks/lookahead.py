@@ -66,6 +66,7 @@ def lookahead(k: int = 5, *, alpha: float = 0.5, key: str = "lookahead") -> Call
         return emit({**state, **slow}, params=fast)
 
     return Callback(
+        constructor="lookahead",
         key=key,
         step=StepHooks(init=init, on_after_optimizer_step=on_after_optimizer_step),
         emits=(),

@@ -99,6 +99,7 @@ def lr_monitor(
         return emit(state, log(found)) if found else state
 
     return Callback(
+        constructor="lr_monitor",
         key=key,
         init=LRMonitorState,
         emits=(Log, Probe) if endings else (Log,),

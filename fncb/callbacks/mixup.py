@@ -75,6 +75,7 @@ def mixup(
         return emit(state, batch=with_parts(event.batch, mixed), metrics={"mixup_lambda": coefficient})
 
     return Callback(
+        constructor="mixup",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), on_train_batch_start=on_train_batch_start),
         emits=(),

@@ -105,6 +105,7 @@ def module_data_monitor(
         return emit(state, Examine(who, show)) if due else state
 
     return Callback(
+        constructor="module_data_monitor",
         key=key,
         emits=(Examine, LogHistogram),
         config={"submodules": submodules, "log_every_n_steps": log_every_n_steps, "forward": forward},

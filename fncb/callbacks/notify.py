@@ -79,6 +79,7 @@ def notify(
         return tell
 
     return Callback(
+        constructor="notify",
         key=key,
         emits=(Call,) if callable(to) else (Append,),
         config={"to": _name(to), "on": hooks, "metrics": list(wanted)},

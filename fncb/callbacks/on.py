@@ -60,7 +60,7 @@ def on(
             raise ValueError(f"on: each hook must be given once, got {hook} with and without `on_`.")
         hooks[hook] = function if _takes_state(name, function) else _of_event(name, function)
         config[hook] = getattr(function, "__qualname__", type(function).__name__)
-    return Callback(key=key, init=init, emits=emits, config=config, **hooks)
+    return Callback(constructor="on", key=key, init=init, emits=emits, config=config, **hooks)
 
 
 def _takes_state(name: str, function: Callable[..., Any]) -> bool:

@@ -67,4 +67,5 @@ def on_exception_checkpoint(
         mine = [path for path in (state.rescue_path, usual) if path and PurePath(path).is_relative_to(folder)]
         return emit(attrs.evolve(state, rescue_path=None), *(Delete(path, within=folder) for path in unique(mine)))
 
-    return attrs.evolve(saves, on_fit_end=on_fit_end, config={"dirpath": folder, "filename": filename})
+    config = {"dirpath": folder, "filename": filename}
+    return attrs.evolve(saves, constructor="on_exception_checkpoint", on_fit_end=on_fit_end, config=config)

@@ -101,6 +101,7 @@ def prediction_writer(
         return emit(state, Call("write_on_epoch_end", partial(_of_epoch, write_on_epoch_end, state.sizes)))
 
     return Callback(
+        constructor="prediction_writer",
         key=key,
         init=PredictionWriterState,
         emits=(Call,) + (KeepPredictions,) * by_epoch,

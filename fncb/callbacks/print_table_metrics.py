@@ -77,6 +77,7 @@ def print_table_metrics(
         return emit(PrintTableMetricsState(columns), Print("\n".join(shown)))
 
     return Callback(
+        constructor="print_table_metrics",
         key=key,
         init=PrintTableMetricsState,
         emits=(Print,),

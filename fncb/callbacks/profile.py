@@ -94,6 +94,7 @@ def profile(
         return state if state.began is None else emit(ProfileState(), StopProfiler())
 
     return Callback(
+        constructor="profile",
         key=key,
         init=ProfileState,
         emits=(StartProfiler, StopProfiler),

@@ -124,7 +124,13 @@ def bar_of(who: str, key: str, due: Due | None, config: Mapping[str, Any], **dra
       **drawn: what each `Render` says of who draws it, and how.
     """
     patterns = must_be_patterns(who, "metrics", config["metrics"])
-    record: dict[str, Any] = {"key": key, "init": ProgressBarState, "emits": (Render,), "config": config}
+    record: dict[str, Any] = {
+        "constructor": who,
+        "key": key,
+        "init": ProgressBarState,
+        "emits": (Render,),
+        "config": config,
+    }
     if due is None:
         return Callback(**record)
 

@@ -162,6 +162,7 @@ def prune(
         return {full: torch.ones_like(p, dtype=torch.bool) for full, p in chosen(params).items()}
 
     masks = Callback(
+        constructor="prune",
         key=key,
         step=StepHooks(init=masks_of_ones, on_after_optimizer_step=on_after_optimizer_step),
         emits=(Apply, Examine, Print, Transform),

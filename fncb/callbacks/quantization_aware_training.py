@@ -118,6 +118,7 @@ def quantization_aware_training(
     if collect_quantization is not None:
         moments = dict.fromkeys(("on_train_batch_start", "on_validation_batch_start"), on_batch_start)
     return Callback(
+        constructor="quantization_aware_training",
         key=key,
         init=QuantizationAwareTrainingState,
         emits=(Transform,),

@@ -55,6 +55,7 @@ def recompile_monitor(
         return emit(state, *told)
 
     return Callback(
+        constructor="recompile_monitor",
         key=key,
         emits=(Log, Print, Stop) if stop else (Log, Print),
         config={"max_recompilations": max_recompilations, "stop": stop, "verbose": verbose},

@@ -135,6 +135,7 @@ def reduce_on_plateau(
             "on_sanity_check_end": pause(lambda _: False),
         }
     return Callback(
+        constructor="reduce_on_plateau",
         key=key or f"reduce_on_plateau({monitor})",
         init=ReduceOnPlateauState,
         emits=(ScaleLR,),

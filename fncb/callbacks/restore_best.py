@@ -113,6 +113,7 @@ def restore_best(
         return emit(state, Apply("restore_best", put_back))
 
     return Callback(
+        constructor="restore_best",
         key=key,
         init=RestoreBestState,
         step=StepHooks(init=lambda params: {**getattr(params, "buffers", {}), **params}, lasts=True),

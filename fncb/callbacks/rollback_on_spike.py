@@ -121,6 +121,7 @@ def rollback_on_spike(
         return emit(state, Print(f"rollback_on_spike: nothing was looked at: no batch had {monitor!r}"))
 
     return Callback(
+        constructor="rollback_on_spike",
         key=key,
         init=RollbackOnSpikeState,
         emits=(Remember, Rollback, Print, Stop),

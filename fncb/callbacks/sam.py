@@ -72,6 +72,7 @@ def sam(rho: float = 0.05, *, adaptive: bool = False, eta: float = 0.01, key: st
         return gradient({**params, **{name: (params[name] + s).to(params[name].dtype) for name, s in steps.items()}})
 
     return Callback(
+        constructor="sam",
         key=key,
         step=StepHooks(init=lambda _: EmptyState(), around_gradient=around_gradient),
         emits=(),

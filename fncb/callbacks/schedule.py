@@ -85,6 +85,7 @@ def schedule(
         return state if event.step == 0 or now == at(event.step - 1) else emit(state, now)
 
     return Callback(
+        constructor="schedule",
         key=key or f"schedule({setting})",
         emits=(Set, HoldSchedules) if setting == "lr" else (Set,),
         config={

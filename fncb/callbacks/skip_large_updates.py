@@ -96,6 +96,7 @@ def skip_large_updates(
         return emit(new, skip=skip, metrics={"skipped_updates": new["skipped"]})
 
     return Callback(
+        constructor="skip_large_updates",
         key=key,
         step=StepHooks(init=init, on_before_optimizer_step=on_before_optimizer_step),
         emits=(),

@@ -60,4 +60,6 @@ def skip_nonfinite(*, key: str = "skip_nonfinite") -> Callback[EmptyState]:
         skipped = state["skipped"] + bad
         return emit({"skipped": skipped}, skip=bad, metrics={"skipped": skipped})
 
-    return Callback(key=key, step=StepHooks(init=init, on_after_backward=on_after_backward), emits=())
+    return Callback(
+        constructor="skip_nonfinite", key=key, step=StepHooks(init=init, on_after_backward=on_after_backward), emits=()
+    )

@@ -124,6 +124,7 @@ def spike_detection(
         return emit(state, Print(f"spike_detection: nothing was compared: no batch had a finite {monitor!r}"))
 
     return Callback(
+        constructor="spike_detection",
         key=key,
         init=SpikeDetectionState,
         emits=(Stop, Append, Print),

@@ -143,6 +143,7 @@ def ssl_online_evaluator(
         return emit(state, Measure(key, measure))
 
     return Callback(
+        constructor="ssl_online_evaluator",
         key=key,
         step=StepHooks(init=init, reads_model=True, on_train_batch_end=on_train_batch_end),
         emits=(Measure,),

@@ -28,7 +28,7 @@ def stop_file(path: str | os.PathLike[str], *, every_n_steps: int = 10, key: str
     Example:
       >>> stop = stop_file("runs/a/STOP", every_n_steps=1)
       >>> stop.transition(stop.init(), TrainBatchEnd(step=1))[1]
-      (Probe(what='file', argument='runs/a/STOP', key='stop_file'),)
+      (Probe(what='file', argument='runs/a/STOP'),)
       >>> stop.transition(stop.init(), Probed(what="file", key="stop_file"))[1]
       (Stop(reason='there is a file runs/a/STOP'),)
 
@@ -48,6 +48,7 @@ def stop_file(path: str | os.PathLike[str], *, every_n_steps: int = 10, key: str
         return emit(state, Stop(f"there is a file {file}")) if mine else state
 
     return Callback(
+        constructor="stop_file",
         key=key,
         emits=(Probe, Stop),
         config={"path": file, "every_n_steps": every_n_steps},

@@ -129,6 +129,7 @@ def summarizing(
 
     given = None if example_input is None else sizes(example_input)
     return Callback(
+        constructor=who,
         key=key,
         emits=(Examine, Print),
         config={"max_depth": max_depth, "example_input": given, **config},

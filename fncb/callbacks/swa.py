@@ -146,6 +146,7 @@ def swa(
         return emit(state, copy, RefreshBatchNorm()) if state.n_averaged else state
 
     return Callback(
+        constructor="swa",
         key=key,
         init=SwaState,
         step=keeps_average(where, use_buffers=False),

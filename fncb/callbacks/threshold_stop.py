@@ -85,6 +85,7 @@ def threshold_stop(
         return emit(state, Print(f"threshold_stop: no validation or epoch ended with {monitor!r}"))
 
     return Callback(
+        constructor="threshold_stop",
         key=key or f"threshold_stop({monitor})",
         init=ThresholdStopState,
         emits=(Stop, Print),

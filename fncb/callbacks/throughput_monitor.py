@@ -192,6 +192,7 @@ def throughput_monitor(
         hooks |= {f"on_{name}_start": start, f"on_{name}_batch_start": batch_start}
         hooks |= {f"on_{name}_batch_end": batch_end(stage), f"on_{name}_end": end(stage)}
     return Callback(
+        constructor="throughput_monitor",
         key=key,
         init=ThroughputMonitorState,
         emits=(Log, Probe) if count_flops else (Log,),

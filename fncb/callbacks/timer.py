@@ -83,6 +83,7 @@ def timer(
     if limit is not None:
         moment = {"on_train_batch_end" if interval == "step" else "on_train_epoch_end": check}
     return Callback(
+        constructor="timer",
         key=key,
         init=TimerState,
         emits=() if limit is None else (Stop,),

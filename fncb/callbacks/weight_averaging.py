@@ -113,6 +113,7 @@ def weight_averaging(
         return once_updated
 
     return Callback(
+        constructor="weight_averaging",
         key=key,
         init=WeightAveragingState,
         step=keeps_average(where, use_buffers),

@@ -31,7 +31,7 @@ def test_a_time_can_be_written_in_many_ways(at):
 
     assert fold(deadline(at), events[:2]).effects == ()
     assert fold(deadline(at), events).effects == (PAST,)
-    assert deadline(at).config == {"at": "2030-01-01T00:00:00+00:00", "margin": 0.0}
+    assert deadline(at).config == {"at": "2030-01-01T00:00:00+00:00", "margin": None}
 
 
 @pytest.mark.parametrize("at", ["2030-01-01T00:00:00", datetime(2030, 1, 1)])

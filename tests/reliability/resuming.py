@@ -427,7 +427,7 @@ def plain(entry):
     fields = {
         field.name: getattr(entry, field.name)
         for field in attrs.fields(type(entry))
-        if not field.metadata.get("live") and field.name not in ("seconds", "bytes", "within", "waited", "time")
+        if not field.metadata.get("live") and field.name not in ("seconds", "bytes", "took", "within", "waited", "time")
     }
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
 

@@ -9,9 +9,9 @@ import torch
 import fncb
 from fncb import formats, store
 from fncb.callbacks import checkpoint, ema
-from fncb.effects import Save
-from fncb.events import TrainBatchEnd
-from fncb.recording import read
+from fncb.effects import Save, Stop
+from fncb.events import Saved, TrainBatchEnd
+from fncb.recording import Recorder, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -111,3 +111,29 @@ def test_a_recording_of_format_1_loads_for_ever():
     assert [batch.seconds for batch in batches] == [0.02051, 0.022648, 0.024001]
     assert recording.effects == (Save("runs/golden/epoch=0-step=3.safetensors"),)
     assert (len(recording.events), recording.torn, recording.header["format"]) == (18, 0, 1)
+
+
+def test_a_recording_of_format_2_loads_for_ever():
+    recording = read(GOLDEN / "events-2.jsonl")
+
+    batches = [event for event in recording.events if isinstance(event, TrainBatchEnd)]
+    assert [batch.seconds for batch in batches[:3]] == [0.017827, 0.018346, 0.018747]
+    assert [repr(batch.metrics) for batch in batches[:2]] == ["<not recorded>", "{'loss': 0.18193969130516052}"]
+    assert [(effect, effect.key) for effect in recording.effects] == [
+        (Save("runs/golden/epoch=0-step=3.safetensors", within="runs/golden"), "checkpoint(val_loss)"),
+        (Stop("val_loss is not finite: inf"), "early_stop(val_loss)"),
+    ]
+    assert [event.took for event in recording.events if isinstance(event, Saved)] == [0.006388]
+    assert (len(recording.events), recording.torn, recording.header["format"]) == (38, 0, 2)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_recording_of_an_older_format_is_gone_on_with(version, tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes((GOLDEN / f"events-{version}.jsonl").read_bytes())
+    before = read(path).entries
+    recorder = Recorder(path, {}, resume_at=len(before))
+    recorder.event(TrainBatchEnd(step=99))
+    recorder.close()
+
+    assert repr(read(path).entries) == repr((*before, TrainBatchEnd(step=99)))
