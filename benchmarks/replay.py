@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from fncb import compose, history, replay
+from fncb import compose, history, replay, whatif
 from fncb.callbacks import checkpoint, early_stop
 from fncb.events import HOOKS, Event, Saved, TrainBatchEnd, ValidationEnd
 from fncb.recording import Recorder, read
@@ -70,6 +70,8 @@ def main() -> None:
         path = recorded(made, Path(folder, "events.jsonl"))
         size = path.stat().st_size
         heard = [event for event in made if callbacks.hears(type(event))]
+        setting = {"patience=3": early_stop("val_loss", patience=3, min_delta=0.01)}
+        asked = seconds(lambda: whatif(path, setting))
         rows = [
             [what, f"{len(of) / seconds(do):,.0f}"]
             for what, of, do in (
@@ -83,7 +85,8 @@ def main() -> None:
         "Replay",
         table(["through compose(early_stop, checkpoint)", "events a second"], rows)
         + f"\n\n{len(made):,} events: 998 batches, a validation and a save, again and again. The file has "
-        f"{size / len(made):.0f} bytes an event. Medians of five.",
+        f"{size / len(made):.0f} bytes an event. `whatif` of that file with one setting of `early_stop` takes "
+        f"{asked:.2f} s (aimed at: 3 s). Medians of five.",
     )
 
     rows = [
