@@ -43,8 +43,19 @@ def test_an_own_loop_stops_saves_and_replays(tmp_path):
     assert "The recording replays to the same state: True" in shown
 
 
+def test_a_recording_answers_why_what_if_and_where_two_runs_part(tmp_path):
+    shown = run("03_replay_whatif.py", "--no-compile", "--directory", tmp_path)
+
+    assert re.search(r"stopped by early_stop\(val_loss\) at epoch \d+, step \d+: val_loss has not improved on", shown)
+    assert re.search(r"best checkpoint of checkpoint\(val_loss\): .*, the least of \d+ checks", shown)
+    assert len(re.findall(r"^patience=\d, min_delta=0\.\d+ +(epoch \d+, step \d+|never) ", shown, re.MULTILINE)) == 8
+    assert "it would have gone on, and nobody knows how" in shown
+    assert "it ends with the state that it had live: True" in shown
+    assert "metrics.lr-AdamW 0.01 against 0.02" in shown
+
+
 def test_a_run_that_is_cut_off_ends_as_one_that_was_not(tmp_path):
-    shown = run("03_survive.py", "--directory", tmp_path, "--max-epochs", "6")
+    shown = run("04_survive.py", "--directory", tmp_path, "--max-epochs", "6")
 
     assert re.search(r"SIGTERM at step 7\d\n  SIGKILL at step 1[34]\d\n  ended at step 174\n", shown)
     assert "The weights are the same, bit for bit: True" in shown
@@ -63,7 +74,7 @@ def drawn_digits(file):
 
 
 def test_a_gan_draws_digits_of_each_class_unlike_noise_and_unlike_each_other(tmp_path):
-    shown = run("04_gan.py", "--no-compile", "--max-epochs", "25", "--directory", tmp_path)
+    shown = run("05_gan.py", "--no-compile", "--max-epochs", "25", "--directory", tmp_path)
     drawn, (images, labels) = drawn_digits(tmp_path / "samples.png"), load_digits(return_X_y=True)
     nearest = KNeighborsClassifier(1).fit(images / 16, labels)
 

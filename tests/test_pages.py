@@ -1,4 +1,4 @@
-"""docs/callbacks.md is what the code says, and lacks no built-in."""
+"""docs/callbacks.md is what the code says and lacks no built-in; code in the pages runs."""
 
 import re
 
@@ -41,3 +41,16 @@ def test_a_built_in_that_is_missing_from_the_page_is_noticed():
 def test_the_code_on_the_page_runs():
     for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
         exec(code, {})
+
+
+def test_the_code_of_the_page_on_hindsight_runs_and_shows_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (PAGE.parent / "replay.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    exec(code.replace("progress=False", "progress=False, compile=False"), {})
+    shown = capsys.readouterr().out
+
+    assert re.search(r"^stopped by early_stop\(val_loss\) at epoch \d+, step \d+: val_loss has not improved", shown)
+    assert re.search(r"\d+ times val_loss rose", shown)
+    assert re.search(r"^patience=5, min_delta=0\.01 +(never|epoch)", shown, re.MULTILINE)
+    assert "the runs part after" in shown
