@@ -27,6 +27,8 @@ bench: $(BENCH)  ## writes benchmarks/results.md
 	$(BIN)/python benchmarks/replay.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/callbacks.py
+	$(BIN)/python benchmarks/recording.py
+	$(BIN)/python benchmarks/page.py
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

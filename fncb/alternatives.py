@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import product
 from math import isfinite
 from pathlib import Path, PurePath
@@ -235,19 +235,10 @@ def _known(events: Iterable[Event] | Recording) -> _Known:
     return _Known(
         moments=facts,
         configs=events.header.get("configs", {}) if isinstance(events, Recording) else {},
-        measured=list(_measured(event for event, _ in facts)),
+        measured=[each for each in ev.outside_sanity_checks(at for at, _ in facts) if type(each) in _MEASURED],
         epochs=max(trained, default=0),
         seconds=facts[-1][0].seconds if facts else 0.0,
     )
-
-
-def _measured(events: Iterable[Event]) -> Iterator[Event]:
-    """Events whose metrics count: not those of a sanity check."""
-    trying = False
-    for event in events:
-        trying = type(event) is ev.SanityCheckStart or (trying and type(event) is not ev.SanityCheckEnd)
-        if type(event) in _MEASURED and not trying:
-            yield event
 
 
 def _outcome(callback: Callback[Any], known: _Known) -> Outcome:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEAD = b'["TrainBatchEnds"'
-_MOST_VALUES = 10_000  # in a line, which must not be too long to be read
+_MOST_VALUES = 10_000  # in a line
 
 
 class _Columns(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -57,18 +57,17 @@ class BatchEnds:
     names: tuple[str, ...]
     rows: list[Row] = attrs.field(factory=list)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the line would become too long with more."""
-        return len(self.rows) * len(self.names) >= _MOST_VALUES
-
     def on_device(self) -> list[Tensor]:
         """The values that are on a device still."""
         return [values for *_, values in self.rows if values is not None and not isinstance(values, list)]
 
-    def line(self, moved: Mapping[tuple[str, ...], Iterator[list[float]]]) -> bytes:
-        """The line without the bracket that closes it; of what was moved for these names, the next rows are its own."""
-        steps, seconds, batch_idxs, values = zip(*self.rows, strict=True)
+    def lines(self, moved: Mapping[tuple[str, ...], Iterator[list[float]]]) -> list[bytes]:
+        """Lines without the bracket that closes them; of what was moved for these names, the next rows are theirs."""
+        n = max(_MOST_VALUES // max(len(self.names), 1), 1)  # or a line would be too long to be read
+        return [self._line(self.rows[i : i + n], moved) for i in range(0, len(self.rows), n)]
+
+    def _line(self, rows: list[Row], moved: Mapping[tuple[str, ...], Iterator[list[float]]]) -> bytes:
+        steps, seconds, batch_idxs, values = zip(*rows, strict=True)
         known = [each if type(each) is list else next(moved[self.names]) for each in values if each is not None]
         if not all(map(isfinite, chain.from_iterable(known))):  # JSON has no other way for these
             known = [[value if isfinite(value) else str(value) for value in row] for row in known]

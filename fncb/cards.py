@@ -30,10 +30,8 @@ def curve_of(entries: Iterable[Any], monitor: str | None = None) -> tuple[str, l
       ('val_loss', [(1, 1.0), (2, 0.5)])
     """
     curves: dict[str, list[tuple[float, float]]] = {}
-    trying = False
-    for event in entries:
-        trying = isinstance(event, ev.SanityCheckStart) or (trying and not isinstance(event, ev.SanityCheckEnd))
-        if trying or not isinstance(event, ev.ValidationEnd | ev.TrainEpochEnd):
+    for event in ev.outside_sanity_checks(entries):
+        if not isinstance(event, ev.ValidationEnd | ev.TrainEpochEnd):
             continue
         if not isinstance(event.metrics, Unrecorded):
             for name, value in event.metrics.items():

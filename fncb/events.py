@@ -10,14 +10,15 @@ This file is long because there are many: it is one list, read by looking a name
 
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
 
 import attrs
 
 from fncb.metrics import Metrics as Metrics
 from fncb.metrics import MissingMetric as MissingMetric
 
+E = TypeVar("E")
 Stage = Literal["fit", "validate", "test", "predict"]
 
 
@@ -530,3 +531,20 @@ IN_STEP: tuple[type[Event], ...] = (
 def live_fields(event_type: type[Event]) -> tuple[str, ...]:
     """The names of an event's live fields."""
     return tuple(field.alias or field.name for field in attrs.fields(event_type) if field.metadata.get("live"))
+
+
+def outside_sanity_checks(events: Iterable[E]) -> Iterator[E]:
+    """Those events of a run that are not of a sanity check, whose metrics are forgotten.
+
+    Example:
+      >>> trial = [SanityCheckStart(), ValidationEnd(step=0), SanityCheckEnd()]
+      >>> [*outside_sanity_checks([*trial, ValidationEnd(step=9)])]
+      [ValidationEnd(epoch=0, step=9, seconds=0.0, metrics={}, epoch_is_over=False)]
+    """
+    trying = False
+    for event in events:
+        kind = type(event)
+        if trying or kind is SanityCheckStart:
+            trying = kind is not SanityCheckEnd
+        else:
+            yield event

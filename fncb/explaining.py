@@ -153,10 +153,8 @@ def _best(key: str, config: Mapping[str, Any], account: Account, recording: Reco
 
 
 def _values(monitor: str, recording: Recording) -> Iterator[tuple[float, Event]]:
-    trying = False
-    for event in recording.events:
-        trying = isinstance(event, ev.SanityCheckStart) or (trying and not isinstance(event, ev.SanityCheckEnd))
-        if isinstance(event, ev.ValidationEnd) and not trying:
+    for event in ev.outside_sanity_checks(recording.events):
+        if isinstance(event, ev.ValidationEnd):
             value = known_metrics(event).get(monitor)
             if value is not None and isfinite(value):
                 yield value, event

@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +265,7 @@ class Recorder:
         """Records an event."""
         notation = notation_of(type(event))
         values = notation.take(event.__dict__)
-        if type(event) in _THINNED and event.step % self._every:
+        if self._every > 1 and type(event) in _THINNED and event.step % self._every:
             values = tuple([None if i == notation.metrics else value for i, value in enumerate(values)])
         self._hold(notation, values)
 
@@ -289,7 +289,7 @@ class Recorder:
             return
         names, vector = pending
         ends = self._ends
-        if ends is None or ends.names != names or ends.epoch != epoch or ends.is_full:
+        if ends is None or ends.names != names or ends.epoch != epoch:
             ends = self._ends = BatchEnds(epoch, names)
             self._buffer.append(ends)
         if step % self._every:
@@ -315,7 +315,11 @@ class Recorder:
         records = [held for held in self._buffer if not isinstance(held, BatchEnds)]
         read_pending([values[at] for notation, values in records if (at := notation.metrics) is not None])
         lines = iter(write_all(records))
-        self._append([held.line(together) if isinstance(held, BatchEnds) else next(lines) for held in self._buffer])
+        self._append(
+            chain.from_iterable(
+                held.lines(together) if isinstance(held, BatchEnds) else (next(lines),) for held in self._buffer
+            )
+        )
         self._written += self._held
         self._held, self._ends = 0, None
         self._buffer.clear()

@@ -17,7 +17,7 @@ from fncb.cli.output import show, show_json, show_table
 from fncb.cli.plain import plain
 from fncb.cli.runs import recording_at, telling_damage, when_written
 from fncb.contents import in_bytes
-from fncb.events import Event, FitStart, SanityCheckEnd, SanityCheckStart
+from fncb.events import FitStart, outside_sanity_checks
 from fncb.recording import Recording, read
 
 
@@ -89,7 +89,7 @@ def courses_of(recording: Recording) -> dict[str, Course]:
     configs = recording.header.get("configs", {}).values()
     modes = {config.get("monitor"): config.get("mode") for config in configs if isinstance(config, Mapping)}
     found: dict[str, list[Any]] = {}  # what will be the fields of a `Course`
-    for event in _measured(recording.events):
+    for event in outside_sanity_checks(recording.events):
         for name, value in known_metrics(event).items():
             here = Extreme(value, event.epoch, event.step)
             fields = found.setdefault(name, [here, None, None, 0])
@@ -103,14 +103,6 @@ def courses_of(recording: Recording) -> dict[str, Course]:
                 fields[2] = here
     courses = {name: Course(*fields, mode=modes.get(name)) for name, fields in found.items()}
     return dict(sorted(courses.items(), key=lambda named: named[1].mode is None))
-
-
-def _measured(events: Iterable[Event]) -> Iterable[Event]:
-    trying = False
-    for event in events:
-        trying = isinstance(event, SanityCheckStart) or (trying and not isinstance(event, SanityCheckEnd))
-        if not trying:
-            yield event
 
 
 def _data(path: Path, recording: Recording, account: Account, courses: Mapping[str, Course]) -> dict[str, Any]:
