@@ -72,6 +72,7 @@ class Session:
       carries_out: effects that the loop around can carry out, and the functions that do.
       runs_step_hooks: whether the loop around runs step hooks, as `fit` does.
       screen: where `Print` and `Render` are shown.
+      header: plain data about the run, noted in the header of the recording.
 
     Attributes:
       state: the composition's state, key to host state.
@@ -106,6 +107,7 @@ class Session:
         carries_out: Mapping[type[Effect], Handler] | None = None,
         runs_step_hooks: bool = False,
         screen: Screen | None = None,
+        header: Mapping[str, Any] | None = None,
     ):
         self.callbacks = compose(callbacks)
         self.state: Mapping[str, Any] = self.callbacks.init()
@@ -114,7 +116,7 @@ class Session:
         self.attached: Mapping[str, Any] = {}
         self.attempt = self.heard = 0
         self.objects = dict(objects or {})
-        self._journal = Journal(self.callbacks, record, record_metrics_every_n_steps)
+        self._journal = Journal(self.callbacks, record, record_metrics_every_n_steps, header)
         self._sinks = Sinks(sinks, log_every_n_steps)
         self._screen = screen or Screen()
         own: dict[type[Effect], Handler] = {Stop: self._stop, Log: self._log, Attach: self._attach}
@@ -130,6 +132,7 @@ class Session:
         self._began, self._before = time.perf_counter(), 0.0
         self._busy = False
         self._last: ev.Event = ev.Event()
+        self._at = (0, 0)  # epoch and step of what came last, events that were only recorded among it
         refuse_what_nobody_does(self.callbacks, [*self._handlers, Save], runs_step_hooks)
         tell_what_nobody_shows(self.callbacks, self._sinks)
 
@@ -177,7 +180,7 @@ class Session:
         """Records a `TrainBatchEnd` that is wanted and that nobody hears, without making it: a fifth of the time."""
         if self._keeper.in_background is not None:
             self.settle(wait=False)
-        self.heard += 1
+        self.heard, self._at = self.heard + 1, (epoch, step)
         if self.logged:
             metrics = metrics.with_values(self.logged)
         seconds = self._before + time.perf_counter() - self._began
@@ -213,7 +216,7 @@ class Session:
         if self.logged and hasattr(event, "metrics"):
             event = attrs.evolve(event, metrics=event.metrics.with_values(self.logged))
         self.state, effects = self.callbacks.transition(self.state, event)
-        self._last = event
+        self._last, self._at = event, (event.epoch, event.step)
         self.heard += sent
         if kind is ev.Saved:
             self._unheard = [saving for saving in self._unheard if saving["path"] != event.path]
@@ -298,7 +301,8 @@ class Session:
         if written is None:
             return
         self._unheard.append({name: written[name] for name in ("path", "requested")})
-        counters: dict[str, Any] = {"epoch": self._last.epoch, "step": self._last.step, "seconds": self.seconds}
+        epoch, step = self._at
+        counters: dict[str, Any] = {"epoch": epoch, "step": step, "seconds": self.seconds}
         busy, self._busy = self._busy, True
         try:
             self._answer([ev.Saved(**counters, **written)])

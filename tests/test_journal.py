@@ -2,6 +2,7 @@
 
 import platform
 import re
+import threading
 
 import attrs
 import pytest
@@ -11,7 +12,7 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, emit
 from fncb.callbacks import checkpoint, early_stop, on
-from fncb.effects import Log, Print
+from fncb.effects import Log, Print, Save
 from fncb.loop import fit
 from fncb.metrics import Unrecorded
 from fncb.recording import read
@@ -92,6 +93,18 @@ def test_a_save_that_is_answered_tells_for_how_long_it_was_written(tmp_path):
         took = [event.took for event in read(tmp_path / save).events if isinstance(event, ev.Saved)]
         assert took
         assert all(0 < seconds < 10 for seconds in took)
+
+
+def test_a_save_in_the_background_is_answered_with_the_counters_of_the_last_batch(tmp_path, monkeypatch):
+    goes_on, write = threading.Event(), store.write_packed
+    monkeypatch.setattr(store, "write_packed", lambda *args, **how: goes_on.wait() and write(*args, **how))
+    asked = Save(str(tmp_path / "kept"), background=True)
+    saves = Callback(key="saves", on_train_epoch_start=lambda state, event: emit(state, asked))
+    opens = Callback(key="opens", on_train_batch_start=lambda s, e: (e.step == 2 and goes_on.set()) or s)
+    train(tmp_path / "a", saves, opens, steps=3)
+    (saved,) = [event for event in read(tmp_path / "a").events if isinstance(event, ev.Saved)]
+
+    assert saved.step in (2, 3)
 
 
 def test_the_header_has_the_expression_that_makes_each_callback(tmp_path):
