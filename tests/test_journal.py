@@ -96,12 +96,25 @@ def test_a_save_that_is_answered_tells_for_how_long_it_was_written(tmp_path):
 
 
 def test_a_save_in_the_background_is_answered_with_the_counters_of_the_last_batch(tmp_path, monkeypatch):
-    goes_on, write = threading.Event(), store.write_packed
-    monkeypatch.setattr(store, "write_packed", lambda *args, **how: goes_on.wait() and write(*args, **how))
-    asked = Save(str(tmp_path / "kept"), background=True)
+    asked, goes_on, written = Save(str(tmp_path / "kept"), background=True), threading.Event(), threading.Event()
+    write, square, calls = store.write_packed, torch.square, iter(range(9))
+
+    def writes(*args, **how):
+        goes_on.wait()
+        try:
+            return write(*args, **how)
+        finally:
+            written.set()
+
+    def squared(x):
+        if next(calls) == 2:  # the third batch waits until it is on disk, so that its end answers
+            goes_on.set()
+            written.wait()
+        return square(x)
+
+    monkeypatch.setattr(store, "write_packed", writes)
+    monkeypatch.setattr(torch, "square", squared)
     saves = Callback(key="saves", on_train_epoch_start=lambda state, event: emit(state, asked))
-    square, calls = torch.square, iter(range(9))
-    monkeypatch.setattr(torch, "square", lambda x: (next(calls) == 2 and goes_on.set()) or square(x))
     train(tmp_path / "a", saves, steps=3)
     (saved,) = [event for event in read(tmp_path / "a").events if isinstance(event, ev.Saved)]
 
