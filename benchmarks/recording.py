@@ -15,7 +15,7 @@ import torch
 import fncb
 from fncb.events import TrainBatchEnd
 from fncb.metrics import Metrics
-from fncb.recording import Recorder
+from fncb.recorder import Recorder
 from loops import adamw
 from problems import Problem, loss, problems
 from side_by_side import TRY, race, ratio, table, write

@@ -14,7 +14,8 @@ from time import perf_counter
 from fncb import compose, history, replay, whatif
 from fncb.callbacks import checkpoint, early_stop
 from fncb.events import HOOKS, Event, Saved, TrainBatchEnd, ValidationEnd
-from fncb.recording import Recorder, read
+from fncb.recorder import Recorder
+from fncb.recording import read
 from side_by_side import TRY, table, write
 
 N = 20_000 if TRY else 1_000_000

@@ -14,7 +14,7 @@ from fncb.expressions import written
 from fncb.fields import must_be_int
 from fncb.frames import stem_and_suffix
 from fncb.notation import taken_from, write_all
-from fncb.recording import Recorder
+from fncb.recorder import Recorder
 
 _PER_BATCH = frozenset(
     event_type
@@ -34,16 +34,23 @@ class Journal:
       callbacks: whose events and effects these are.
       record: the file; None records nothing. A name that is taken gets the suffix `-v1`, `-v2`, ....
       metrics_every_n_steps: of which training batches the metrics are recorded, in optimizer steps.
+      header: what the header says of the run beside.
 
     Attributes:
       recorder: what writes the file; None before the first event.
       path: the file; None before the first event.
     """
 
-    def __init__(self, callbacks: Callback[Any], record: str | Path | None, metrics_every_n_steps: int = 1):
+    def __init__(
+        self,
+        callbacks: Callback[Any],
+        record: str | Path | None,
+        metrics_every_n_steps: int = 1,
+        header: Mapping[str, Any] | None = None,
+    ):
         must_be_int("record", "record_metrics_every_n_steps", metrics_every_n_steps, 1, "steps")
         self._callbacks, self._record = callbacks, None if record is None else Path(record)
-        self._every = metrics_every_n_steps
+        self._every, self._header = metrics_every_n_steps, header or {}
         self.recorder: Recorder | None = None
         self.path: Path | None = None
 
@@ -110,6 +117,7 @@ class Journal:
             "configs": {part.key: dict(part.config) for part in parts},
             "callbacks": {part.key: written(part) for part in parts},
             "recorded": [kind.__name__ for kind in ev.HOOKS.values() if self.wants(kind)],
+            **self._header,
         }
         at: dict[str, Any] = {}
         if saved is not None:

@@ -7,7 +7,7 @@ import attrs
 from fncb.callback import Callback, emit
 from fncb.effects import Delete, Save, Stop
 from fncb.events import HOOKS, Saved, ValidationEnd
-from fncb.recording import Recorder
+from fncb.recorder import Recorder
 
 
 def counter(key: str = "count") -> Callback:

@@ -18,7 +18,8 @@ from fncb.events import (
     ValidationEnd,
 )
 from fncb.metrics import UnrecordedMetrics
-from fncb.recording import Recorder, read
+from fncb.recorder import Recorder
+from fncb.recording import read
 from tests.looking_back import checks, counter, keep_last, run, stop_above
 
 

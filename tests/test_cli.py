@@ -19,7 +19,7 @@ import pytest
 from fncb import events as ev
 from fncb.cli import main, show, tail
 from fncb.effects import Delete, Effect, Save, Stop
-from fncb.recording import Recorder
+from fncb.recorder import Recorder
 
 EXPRESSIONS = {"early_stop(val_loss)": "early_stop('val_loss', patience=1)", "mine": None}
 HEADER = {

@@ -7,7 +7,8 @@ import pytest
 from fncb.differing import Difference, diff
 from fncb.effects import Print, Save, Stop
 from fncb.events import Saved, StepCompiled, TrainBatchEnd, TrainEnd, ValidationEnd
-from fncb.recording import Recorder, Recording
+from fncb.recorder import Recorder
+from fncb.recording import Recording
 from tests.looking_back import checks
 
 

@@ -10,7 +10,8 @@ from fncb.effects import Save, Stop
 from fncb.events import Saved, TrainBatchEnd
 from fncb.explaining import explain
 from fncb.loop import fit
-from fncb.recording import Recorder, Recording
+from fncb.recorder import Recorder
+from fncb.recording import Recording
 from fncb.task import Task
 from tests.looking_back import checks, counter
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from fncb import effects as ef
 from fncb import events as ev
-from fncb import recording
 from fncb.effects import Effect, LogImage, Save, Stop
 from fncb.events import LiveFieldError, Metrics, TrainBatchEnd, ValidationEnd
 from fncb.frames import pieces
 from fncb.metrics import UnrecordedMetrics
-from fncb.recording import DamagedRecording, Foreign, Recorder, follow, read
+from fncb.recorder import Recorder
+from fncb.recording import DamagedRecording, Foreign, follow, read
 
 EFFECTS = [cls for cls in vars(ef).values() if isinstance(cls, type) and issubclass(cls, Effect) and cls is not Effect]
 
@@ -254,7 +254,7 @@ def test_the_header_keeps_plain_data_and_notes_the_rest(tmp_path):
 
 
 def test_records_are_written_in_bulk(tmp_path, monkeypatch):
-    monkeypatch.setattr(recording, "BUFFERED", 3)
+    monkeypatch.setattr("fncb.recorder.BUFFERED", 3)
     recorder = Recorder(tmp_path / "a", {})
     seen = []
     for event in checks(1, 2, 3, 4):
@@ -528,10 +528,10 @@ def test_only_some_classes_can_be_read_and_resumes_still_count_all(log):
 def test_recording_and_reading_need_no_torch():
     code = (
         "import sys, tempfile, pathlib\n"
-        "import fncb.recording, fncb.hindsight, fncb.snapshot, fncb.callback\n"
+        "import fncb.recorder, fncb.recording, fncb.hindsight, fncb.snapshot, fncb.callback\n"
         "from fncb.events import ValidationEnd\n"
         "path = pathlib.Path(tempfile.mkdtemp()) / 'a'\n"
-        "recorder = fncb.recording.Recorder(path, {})\n"
+        "recorder = fncb.recorder.Recorder(path, {})\n"
         "recorder.event(ValidationEnd(metrics={'x': 1.0}))\n"
         "recorder.close()\n"
         "count = fncb.callback.Callback(key='c', init=int, on_validation_end=lambda state, event: state + 1)\n"

@@ -18,7 +18,8 @@ from fncb.callbacks import early_stop
 from fncb.effects import Stop
 from fncb.page import html as page_html
 from fncb.page.html import report
-from fncb.recording import Recorder, Recording
+from fncb.recorder import Recorder
+from fncb.recording import Recording
 
 ONE = Recording({}, (ev.ValidationEnd(step=10, metrics={"val_loss": 0.5}),))
 NASTY = "</script><script>window.hacked=1</script><img src=http://example.org onerror=window.hacked=1>"

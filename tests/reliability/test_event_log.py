@@ -6,7 +6,8 @@ import pytest
 
 from fncb import events as ev
 from fncb.effects import Save, Stop
-from fncb.recording import DamagedRecording, Recorder, read
+from fncb.recorder import Recorder
+from fncb.recording import DamagedRecording, read
 
 ENTRIES = (
     ev.TrainStart(),

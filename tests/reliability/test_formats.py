@@ -11,7 +11,8 @@ from fncb import formats, store
 from fncb.callbacks import checkpoint, ema
 from fncb.effects import Save, Stop
 from fncb.events import Saved, TrainBatchEnd
-from fncb.recording import Recorder, read
+from fncb.recorder import Recorder
+from fncb.recording import read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

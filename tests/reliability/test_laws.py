@@ -18,7 +18,8 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import compose
 from fncb.callbacks import clip_grad_norm, ema, skip_nonfinite
-from fncb.recording import Recorder, read
+from fncb.recorder import Recorder
+from fncb.recording import read
 from fncb.tree import leaves
 from tests.built_ins import BUILT_INS, METRICS
 from tests.reliability.resuming import unlike
