@@ -3,6 +3,8 @@
 A hook does nothing itself: it returns effects, and they are carried out after all hooks of the event have run, in
 order. Effects that have to name something live (a function, an image) hold it in a field that is not compared,
 printed or recorded.
+
+This file is long because there are many: it is one list, read by looking a name up.
 """
 
 import os

@@ -1,4 +1,8 @@
-"""The one mutable cell: it holds the composition's state, takes events, has effects carried out, and records."""
+"""The one mutable cell: it holds the composition's state, takes events, has effects carried out, and records.
+
+This file is long because that is one class, so that what changes together is seen together; what stands alone, such as
+recording, writing checkpoints and sinks, has rooms of its own.
+"""
 
 import logging
 import time

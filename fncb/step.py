@@ -1,4 +1,8 @@
-"""One training batch: forward, backward, step hooks and optimizers, as one compiled graph where torch can."""
+"""One training batch: forward, backward, step hooks and optimizers, as one compiled graph where torch can.
+
+This file is long because what a step holds, tensors, graphs and states, is made, used and saved together; what is done
+in it is in `phases.py`, how parts of it are run in `regions.py`.
+"""
 
 import copy
 import logging

@@ -1,4 +1,7 @@
-"""Training from its first event to its last: the order of what `fit` does."""
+"""Training from its first event to its last: the order of what `fit` does.
+
+This file is long because that order is one story, and stands in one place.
+"""
 
 import logging
 import time

@@ -1,5 +1,6 @@
 """What holds for the package as a whole: what importing it costs, what it ships, what its pages promise."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -36,6 +37,14 @@ def test_no_public_name_is_that_of_a_room():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = fncb.no_such_name
+
+
+def test_a_file_of_over_400_lines_says_why():
+    files = {path: path.read_text() for path in (ROOT / "fncb").rglob("*.py")}
+    long = {path: ast.get_docstring(ast.parse(text)) for path, text in files.items() if text.count("\n") > 400}
+
+    assert [path for path, first in long.items() if "This file is long because" not in first] == []
+    assert len(long) < 10
 
 
 def test_types_are_shipped():
