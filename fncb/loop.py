@@ -1,4 +1,7 @@
-"""`fit`, `validate`, `test` and `predict`: what is asked for is checked, put together, run and summed up."""
+"""`fit`, `validate`, `test` and `predict`: what is asked for is checked, put together, run and summed up.
+
+This file is long because its signatures are: each setting is described where it is given.
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +18,7 @@ from fncb.control import Control
 from fncb.effects import KeepPredictions, Probe
 from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, evaluate, flat, predictions
 from fncb.loaders import Loaders
+from fncb.plugins import with_plugins
 from fncb.position import Position, RandomState
 from fncb.precision import checked, needs_scale, with_precision
 from fncb.probes import probing
@@ -84,6 +88,7 @@ def fit(
     allow_inexact_resume: bool = False,
     sinks: Iterable[Sink] = (),
     progress: bool | None = None,
+    plugins: bool = True,
 ) -> Run:
     """Trains a task.
 
@@ -135,6 +140,8 @@ def fit(
         its order again, which is exact unless something else draws too. Otherwise that is an error.
       sinks: where metrics go, for example `fncb.sinks.csv(path)`.
       progress: whether to show progress; None shows it on a terminal.
+      plugins: whether callbacks that installed packages register under `fncb.callbacks` are added after yours; a log
+        line names them. None are where the environment variable `FNCB_PLUGINS` is 0.
 
     Returns:
       A `Run`.
@@ -155,6 +162,9 @@ def fit(
     """
     settings = settings_of(locals())
     check_resume(resume, weights_only, strict)
+    callbacks = compose(callbacks)
+    own = len(callbacks.parts or ())
+    callbacks, added = with_plugins("fit", with_sugar(settings, callbacks), plugins, own=own)
     trial, overfit = settings.fast_dev_run > 0, settings.overfit_batches > 0
     anew = settings.reload_dataloaders_every_n_epochs
     train_loaders = Loaders(
@@ -164,7 +174,7 @@ def fit(
     if seed is not None:
         seed_everything(seed)
     where = device_for(device)
-    callbacks = with_progress(with_sugar(settings, compose(callbacks)), progress)
+    callbacks = with_progress(callbacks, progress)
     if settings.detect_anomaly and compile:
         log.warning("fncb: the step runs as eager: detect_anomaly looks at each operation")
     task.model.to(where)
@@ -204,6 +214,7 @@ def fit(
         log_every_n_steps=settings.log_every_n_steps,
         carries_out=of_other_stages("fit") | carried_out | upkeep.carries_out(),
         runs_step_hooks=True,
+        header={"plugins": added},
     )
     training.take_session(session)
     fire = training.fire
@@ -254,6 +265,7 @@ def validate(
     record: str | Path | None = None,
     sinks: Iterable[Sink] = (),
     progress: bool | None = None,
+    plugins: bool = True,
 ) -> Run:
     """Measures a task on validation batches: means weighted by batch size, named `val_loss` and so on.
 
@@ -262,7 +274,7 @@ def validate(
       val: as in `fit`, one or several.
       limit_val_batches: batches to take of each, a number (int) or a fraction (float); 0 only sets up and tears down.
       resume: a checkpoint whose weights and callbacks' states are taken, or a directory or "last" as in `fit`.
-      callbacks, precision, device, record, sinks, progress: as in `fit`.
+      callbacks, precision, device, record, sinks, progress, plugins: as in `fit`.
 
     Returns:
       A `Run` with `metrics` and the callbacks' `state`.
@@ -277,7 +289,7 @@ def validate(
       {'val_loss': 0.6666666865348816}
     """
     loaders = limited("validate", "val", val, limit_val_batches)
-    return _pass(VALIDATION, task, loaders, callbacks, precision, device, resume, record, sinks, progress)
+    return _pass(VALIDATION, task, loaders, callbacks, precision, device, resume, record, sinks, progress, plugins)
 
 
 def test(
@@ -292,6 +304,7 @@ def test(
     record: str | Path | None = None,
     sinks: Iterable[Sink] = (),
     progress: bool | None = None,
+    plugins: bool = True,
 ) -> Run:
     """Measures a task on test batches: means weighted by batch size, named `test_loss` and so on.
 
@@ -300,7 +313,7 @@ def test(
       test: as `val` in `fit`, one or several.
       limit_test_batches: batches to take of each, a number (int) or a fraction (float); 0 only sets up and tears down.
       resume: a checkpoint whose weights and callbacks' states are taken, or a directory or "last" as in `fit`.
-      callbacks, precision, device, record, sinks, progress: as in `fit`.
+      callbacks, precision, device, record, sinks, progress, plugins: as in `fit`.
 
     Returns:
       A `Run` with `metrics` and the callbacks' `state`.
@@ -316,7 +329,7 @@ def test(
       {'test_loss/ones': 1.0, 'test_loss/zeros': 0.0}
     """
     loaders = limited("test", "test", test, limit_test_batches)
-    return _pass(TEST, task, loaders, callbacks, precision, device, resume, record, sinks, progress)
+    return _pass(TEST, task, loaders, callbacks, precision, device, resume, record, sinks, progress, plugins)
 
 
 vars(test)["__test__"] = False  # or pytest takes it for a test wherever it is imported
@@ -335,6 +348,7 @@ def predict(
     record: str | Path | None = None,
     sinks: Iterable[Sink] = (),
     progress: bool | None = None,
+    plugins: bool = True,
 ) -> Run:
     """Predicts batches: in eval mode, without gradients, one after the other.
 
@@ -345,7 +359,7 @@ def predict(
         then forgotten, so that a stream may be longer than memory.
       limit_predict_batches: batches to take of each, a number (int) or a fraction (float).
       resume: a checkpoint whose weights and callbacks' states are taken, or a directory or "last" as in `fit`.
-      callbacks, precision, device, record, sinks, progress: as in `fit`.
+      callbacks, precision, device, record, sinks, progress, plugins: as in `fit`.
 
     Returns:
       A `Run` with `predictions`: what was predicted for each batch, in a list for each loader where there are several.
@@ -361,7 +375,9 @@ def predict(
     """
     loaders = limited("predict", "batches", batches, limit_predict_batches)
     keep = return_predictions
-    return _pass(PREDICTION, task, loaders, callbacks, precision, device, resume, record, sinks, progress, keep)
+    return _pass(
+        PREDICTION, task, loaders, callbacks, precision, device, resume, record, sinks, progress, plugins, keep
+    )
 
 
 def _pass(
@@ -375,10 +391,12 @@ def _pass(
     record: str | Path | None,
     sinks: Iterable[Sink],
     progress: bool | None,
+    plugins: bool,
     keep: bool = False,
 ) -> Run:
     """A stage that does not train."""
-    composed, where, signals = with_progress(compose(callbacks), progress), device_for(device), Signals()
+    composed, added = with_plugins(the.stage, compose(callbacks), plugins)
+    composed, where, signals = with_progress(composed, progress), device_for(device), Signals()
     task.model.to(where)
     task = with_precision(task, checked(the.stage, precision), where)
     objects, at, states = {"model": task.model}, {"epoch": 0, "step": 0}, {}
@@ -387,7 +405,13 @@ def _pass(
     if the is PREDICTION:
         carried_out[KeepPredictions] = lambda _, event: keepers.append(True)
     session = Session(
-        composed, objects=objects, record=record, sinks=sinks, carries_out=carried_out, runs_step_hooks=True
+        composed,
+        objects=objects,
+        record=record,
+        sinks=sinks,
+        carries_out=carried_out,
+        runs_step_hooks=True,
+        header={"plugins": added},
     )
 
     def fire(kind: type[ev.Event], **fields: Any) -> None:

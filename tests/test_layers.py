@@ -37,13 +37,13 @@ FLOORS = (
     ),
     ("data", "expressions", "batch_ends", "cards"),
     ("conditions", "formats", "loaders", "lock", "recording", "sight", "task"),
-    ("store",),
+    ("recorder", "store"),
     (
         *("contents", "evaluation", "hindsight", "interpret", "journal", "precision", "regions", "saving", "watching"),
         *("account", "batch_norm", "flops", "weights"),
     ),
     ("alternatives", "differing", "explaining"),
-    ("keeper", "page", "probes", "profiling", "resume", "settings", "step"),
+    ("keeper", "page", "plugins", "probes", "profiling", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
     ("control", "rates", "rewinding", "run", "session", "trials", "upkeep"),
     ("batch_fit", "lr_range", "staging", "training"),
@@ -102,6 +102,7 @@ def test_callbacks_load_no_torch_before_a_step_is_made(file):
 
 
 VENDORS = {"bars": {"tqdm"}, "callbacks": {"torchao"}, "page": {"plotly"}, "plots": {"plotly"}, "probes": {"psutil"}}
+VENDORS["testing"] = {"hypothesis", "pytest"}
 
 
 @pytest.mark.parametrize("file", FILES)
