@@ -1,7 +1,6 @@
 """Tiny runs that are cut and go on, and in what one that went on differs from one that was never cut."""
 
 import json
-import math
 import os
 import random
 import subprocess
@@ -76,6 +75,7 @@ from fncb.loop import fit
 from fncb.position import random_state
 from fncb.recording import read
 from fncb.task import Task
+from fncb.testing.comparing import unlike
 from fncb.tree import leaves
 
 SET_UP = ("on_init_start", "on_init_end", "setup", "on_configure_sharded_model", "on_load_checkpoint", "on_fit_start")
@@ -433,28 +433,6 @@ def plain(entry):
 
 
 # Comparing.
-
-
-def unlike(one: Any, other: Any, at: str = "") -> list[str]:
-    """Where two trees differ, bit by bit; NaN equals NaN."""
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape
-        same = same and one.detach().numpy().tobytes() == other.detach().numpy().tobytes()
-        return [] if same else [f"{at}: {one.tolist()} and {other.tolist()}"[:300]]
-    if attrs.has(type(one)) and type(one) is type(other):
-        fields = [field.name for field in attrs.fields(type(one)) if field.eq]
-        one, other = ({name: getattr(each, name) for name in fields} for each in (one, other))
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        if [*one] != [*other] and {*one} != {*other}:
-            return [f"{at}: keys {sorted(map(str, {*one} ^ {*other}))}"]
-        return [found for key in one for found in unlike(one[key], other[key], f"{at}/{key}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        pairs = zip(one, other, strict=False)
-        found = [found for i, pair in enumerate(pairs) for found in unlike(*pair, f"{at}/{i}")]
-        return found or ([] if len(one) == len(other) else [f"{at}: {len(one)} and {len(other)} of them"])
-    if isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other):
-        return []
-    return [] if one == other else [f"{at}: {one!r} and {other!r}"[:300]]
 
 
 # Cutting.
