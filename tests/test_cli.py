@@ -203,6 +203,15 @@ def test_of_equal_values_the_first_is_the_best(tmp_path, data):
     ]
 
 
+def test_a_callback_that_a_package_added_is_told_with_it(tmp_path, printed):
+    recorder = Recorder(tmp_path / "a", {"keys": ["mine", "theirs"], "plugins": {"theirs": "package 1.2"}})
+    recorder.close()
+    lines = printed("show", tmp_path / "a")
+
+    assert "  theirs  (added by package 1.2)" in lines
+    assert "  mine" in lines
+
+
 def test_a_long_name_is_not_cut(tmp_path, printed):
     assert any(
         "a" * 300 in line for line in printed("show", write(tmp_path / "a", [ev.TrainEnd(metrics={"a" * 300: 1})]))

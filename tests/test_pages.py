@@ -54,3 +54,12 @@ def test_the_code_of_the_page_on_hindsight_runs_and_shows_what_it_says(tmp_path,
     assert re.search(r"\d+ times val_loss rose", shown)
     assert re.search(r"^patience=5, min_delta=0\.01 +(never|epoch)", shown, re.MULTILINE)
     assert "the runs part after" in shown
+
+
+def test_the_code_of_the_page_on_best_practices_prints_what_it_says(capsys):
+    page = (PAGE.parent / "best_practices.md").read_text()
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), {"__name__": "best practices"})
+    shown = capsys.readouterr().out.splitlines()
+
+    assert shown == re.findall(r"^It prints `(.*?)`", page, flags=re.MULTILINE)
+    assert len(shown) == 3

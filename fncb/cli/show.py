@@ -141,14 +141,15 @@ def _show_summary(path: Path, recording: Recording, account: Account, courses: M
 
 
 def _show_callbacks(header: Mapping[str, Any]) -> None:
-    expressions = dict(_expressions(header))
+    expressions, plugins = dict(_expressions(header)), header.get("plugins", {})
     if expressions:
         show()
         show("callbacks")
     for key, expression in expressions.items():
         config = header.get("configs", {}).get(key, {})
         settings = ", ".join(f"{name}={value!r}" for name, value in config.items())
-        show(f"  {expression or ': '.join(filter(None, (key, settings)))}")
+        package = f"  (added by {plugins[key]})" if key in plugins else ""
+        show(f"  {expression or ': '.join(filter(None, (key, settings)))}{package}")
 
 
 def _expressions(header: Mapping[str, Any]) -> Iterable[tuple[str, str | None]]:
