@@ -13,7 +13,7 @@ from fncb import effects as ef
 from fncb import events as ev
 from fncb.effects import Effect
 from fncb.events import Event, hook_name
-from fncb.metrics import Unrecorded
+from fncb.metrics import Metrics, Unrecorded
 from fncb.recording import Recording
 
 Entries = Sequence[Event | Effect]
@@ -131,10 +131,12 @@ def account_of(recording: Recording) -> Account:
 _TRAINED = (ev.TrainBatchEnd, ev.TrainEpochEnd)
 
 
-def known_metrics(event: Event) -> Mapping[str, float]:
-    """An event's metrics; none where it has none, or where they were not recorded."""
-    metrics = getattr(event, "metrics", {})
-    return {} if isinstance(metrics, Unrecorded) else metrics
+def known_metrics(record: Event | Effect) -> Mapping[str, float]:
+    """The metrics of an event, or of a `Log`; none where it has none, or where they were not recorded."""
+    metrics = getattr(record, "metrics", {})
+    if isinstance(metrics, Unrecorded):
+        return {}
+    return metrics.as_dict() if isinstance(metrics, Metrics) else metrics
 
 
 def _next_event(entries: Entries, place: int) -> Event:

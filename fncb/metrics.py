@@ -132,8 +132,8 @@ class Unrecorded(Metrics):
     def __contains__(self, name: object) -> NoReturn:
         self.as_dict()
 
-    def with_values(self, values: Mapping[str, float]) -> "Metrics":  # noqa: ARG002 - nothing of these is known
-        """These, as they are."""
+    def with_values(self, values: Mapping[str, float]) -> "Metrics":  # noqa: ARG002 - what was left out stays unknown
+        """These, as they are: asking for what was logged beside raises too."""
         return self
 
     def __repr__(self) -> str:
@@ -163,7 +163,7 @@ def read_pending(metrics: Iterable[Any]) -> None:
 
         rows = torch.stack([each.pending for each in group]).tolist()
         for each, row in zip(group, rows, strict=True):
-            each._values.update(zip(names, row))  # noqa: B905 - they are of one length, and strictness takes its time
+            each._values.update(zip(names, row))  # noqa: B905 - of one length; strict takes twice as long
             each._pending = None
         for each in group:
             each._names = ()

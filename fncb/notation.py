@@ -166,7 +166,7 @@ def write_all(records: list[tuple[Notation, tuple[Any, ...]]]) -> list[bytes]:
             else:
                 at = notation.metrics
                 if at is not None and isinstance(metrics := values[at], Metrics):
-                    values = values[:at] + (metrics.as_dict(),) + values[at + 1 :]  # noqa: RUF005 - takes half the time
+                    values = (*values[:at], metrics.as_dict(), *values[at + 1 :])
                 nulls += values.count(None)
             lines.append((notation.cls.__name__, values))
         written = _encode_lines(lines)

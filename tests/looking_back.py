@@ -1,13 +1,17 @@
 """Small callbacks, events and recordings that several tests of looking back begin with."""
 
+from functools import partial
 from pathlib import PurePath
 
 import attrs
+import torch
 
 from fncb.callback import Callback, emit
 from fncb.effects import Delete, Save, Stop
 from fncb.events import HOOKS, Saved, ValidationEnd
+from fncb.loop import fit
 from fncb.recorder import Recorder
+from fncb.task import Task
 
 
 def counter(key: str = "count") -> Callback:
@@ -64,3 +68,17 @@ def run(callback: Callback, events, path):
         effects += asked
     recorder.close()
     return state, tuple(effects)
+
+
+def trained(losses, **settings):
+    """A real run of two steps an epoch, whose validations give these losses."""
+    given = iter(losses)
+    task = Task(
+        torch.nn.Linear(2, 1),
+        loss=lambda model, batch: model(batch).square().mean(),
+        optimizer=partial(torch.optim.SGD, lr=0.125),
+        validate=lambda model, batch: torch.tensor(next(given)),
+    )
+    data = [torch.ones(4, 2)] * 2
+    usual = {"max_epochs": 9, "compile": False, "progress": False, "num_sanity_val_steps": 0}
+    return fit(task, data, data[:1], **{**usual, **settings})

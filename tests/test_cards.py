@@ -4,17 +4,14 @@ from html.parser import HTMLParser
 
 import attrs
 import pytest
-import torch
 
 from fncb.callbacks import checkpoint, early_stop
 from fncb.cards import card, curve_of, kept_files
 from fncb.effects import Delete, Stop
 from fncb.events import SanityCheckEnd, SanityCheckStart, Saved, TrainEpochEnd, ValidationEnd
 from fncb.hindsight import Replay, replay
-from fncb.loop import fit
 from fncb.metrics import Unrecorded
-from fncb.task import Task
-from tests.looking_back import checks
+from tests.looking_back import checks, trained
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 
@@ -44,19 +41,9 @@ class Page(HTMLParser):
 
 
 def train(folder, record=True, **settings):
-    losses = iter([3.0, 1.0, 2.0, 2.5, 9.0])
-    task = Task(
-        torch.nn.Linear(2, 1),
-        loss=lambda model, batch: model(batch).square().mean(),
-        optimizer=lambda params: torch.optim.SGD(params, lr=0.125),
-        validate=lambda model, batch: torch.tensor(next(losses)),
-    )
-    data = [torch.ones(4, 2)] * 2
     callbacks = [early_stop("val_loss", patience=2), checkpoint(folder / "kept", monitor="val_loss")]
-    settings = {"compile": False, "progress": False, "num_sanity_val_steps": 0, "max_epochs": 9, **settings}
-    return fit(
-        task, data, data[:1], callbacks=callbacks, record=folder / "events.jsonl" if record else None, **settings
-    ), callbacks
+    record = folder / "events.jsonl" if record else None
+    return trained([3.0, 1.0, 2.0, 2.5], callbacks=callbacks, record=record, **settings), callbacks
 
 
 def test_a_run_shows_its_end_its_curve_and_its_checkpoints(tmp_path):

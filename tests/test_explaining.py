@@ -2,40 +2,28 @@
 
 import attrs
 import pytest
-import torch
 
 from fncb.callback import Callback
 from fncb.callbacks import checkpoint, early_stop, skip_nonfinite
 from fncb.effects import Save, Stop
 from fncb.events import Saved, TrainBatchEnd
 from fncb.explaining import explain
-from fncb.loop import fit
 from fncb.recorder import Recorder
 from fncb.recording import Recording
-from fncb.task import Task
-from tests.looking_back import checks, counter
+from tests.looking_back import checks, counter, trained
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run whose validation losses are 3, 1, 2, 2, and that stops then."""
     folder = tmp_path_factory.mktemp("run")
-    losses = iter([3.0, 1.0, 2.0, 2.0, 9.0])
-    task = Task(
-        torch.nn.Linear(2, 1),
-        loss=lambda model, batch: model(batch).square().mean(),
-        optimizer=lambda params: torch.optim.SGD(params, lr=0.125),
-        validate=lambda model, batch: torch.tensor(next(losses)),
-    )
-    data = [torch.ones(4, 2)] * 2
     callbacks = [
         early_stop("val_loss", patience=2),
         checkpoint(folder / "kept", monitor="val_loss", save_top_k=1),
         skip_nonfinite(),
         counter("by hand"),
     ]
-    settings = {"max_epochs": 9, "compile": False, "progress": False, "num_sanity_val_steps": 0}
-    return fit(task, data, data[:1], callbacks=callbacks, record=folder / "events.jsonl", **settings), callbacks
+    return trained([3.0, 1.0, 2.0, 2.0], callbacks=callbacks, record=folder / "events.jsonl"), callbacks
 
 
 def test_it_tells_why_the_run_ended_and_who_asked(run):

@@ -221,13 +221,14 @@ def _asked(
 def _answers(effects: Sequence[Effect], at: Sequence[int], events: Sequence[Event]) -> dict[int, int]:
     """The number of the `Saved` event that answered each `Save`, by the place of the effect."""
     waiting: dict[str, deque[int]] = defaultdict(deque)
-    found, saves = {}, deque((at[i], i) for i, effect in enumerate(effects) if isinstance(effect, Save))
+    found = {}
+    saves = deque((at[i], i, effect.path) for i, effect in enumerate(effects) if isinstance(effect, Save))
     for number, event in enumerate(events):
         if isinstance(event, ev.Saved) and waiting[event.requested]:
             found[waiting[event.requested].popleft()] = number
         while saves and saves[0][0] <= number:
-            _, i = saves.popleft()
-            waiting[effects[i].path].append(i)  # type: ignore[attr-defined] - a Save
+            _, i, path = saves.popleft()
+            waiting[path].append(i)
     return found
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
+from fncb.account import known_metrics
 from fncb.effects import Effect
 from fncb.events import Event
-from fncb.metrics import Metrics, Unrecorded
 from fncb.page.plain import LONGEST_NAME, cut, plain
 
 _FACTORY: Any = type(attrs.Factory(dict))
@@ -46,12 +46,7 @@ def table_of(records: Sequence[Event | Effect]) -> dict[str, Any]:
 
 def metrics_of(record: Event | Effect) -> Mapping[str, float]:
     """The metrics of a record by name; none where it has none, they are live, or its recording left them out."""
-    if not _has_metrics(type(record)):
-        return {}
-    metrics: Any = record.metrics  # type: ignore[union-attr] - it has them
-    if isinstance(metrics, Unrecorded):
-        return {}
-    return metrics.as_dict() if isinstance(metrics, Metrics) else metrics
+    return known_metrics(record) if _has_metrics(type(record)) else {}
 
 
 @cache

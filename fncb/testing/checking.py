@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,7 @@ def _of_host(part: Callback[Any], events: Any, notes: Notes) -> tuple[list[Broke
     settings(max_examples=EXAMPLES, phases=[Phase.generate], **QUIET)(given(strategy)(look))()
     told = []
     for law, (found, run) in first.items():
-        smaller = _shrunk(strategy, lambda run: _breaks(part, run, law), list(run))  # noqa: B023
+        smaller = _shrunk(strategy, partial(_breaks, part, law), list(run))
         told.append(_broken(part, law, found, smaller))
     return told, made
 
@@ -167,7 +168,7 @@ def _broken(part: Callback[Any], law: str, found: Any, run: list[Event]) -> Brok
     return Broken(law, again.sentence, again.where, tuple(smallest))
 
 
-def _breaks(part: Callback[Any], run: Iterable[Event], law: str) -> bool:
+def _breaks(part: Callback[Any], law: str, run: Iterable[Event]) -> bool:
     return any(found.law == law for found in broken_laws(part, run))
 
 
@@ -189,7 +190,7 @@ def _fewest(part: Callback[Any], law: str, run: list[Event], found: Any) -> list
         while step and place > 0:
             place -= step
             rest = [*run[: max(place, 0)], *run[max(place, 0) + step :]]
-            if rest and _breaks(part, rest, law):
+            if rest and _breaks(part, law, rest):
                 run = rest
     return run
 

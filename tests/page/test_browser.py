@@ -55,10 +55,13 @@ def made():
     return compose(*[make() for make in CALLBACKS])
 
 
+def squared_error(model, batch):
+    return ((model(batch[0]) - batch[1]) ** 2).mean()
+
+
 def task():
     torch.manual_seed(0)
-    loss = lambda model, batch: ((model(batch[0]) - batch[1]) ** 2).mean()  # noqa: E731
-    return Task(nn.Linear(3, 1), loss=loss, optimizer=partial(torch.optim.SGD, lr=0.15))
+    return Task(nn.Linear(3, 1), loss=squared_error, optimizer=partial(torch.optim.SGD, lr=0.15))
 
 
 @pytest.fixture(scope="module")
