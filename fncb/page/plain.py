@@ -80,7 +80,7 @@ def patch(old: Any, new: Any) -> Any:
     kind = type(new)
     if kind is type(old):
         if kind in _SCALARS:
-            return SAME if old == new or (old != old and new != new) else plain(new)
+            return SAME if _alike(old, new) else plain(new)
         names = _fields_of(kind)
         if names is not None:
             return _patched_record(names, old, new)
@@ -92,6 +92,13 @@ def patch(old: Any, new: Any) -> Any:
     if isinstance(before, Mapping) or isinstance(after, Mapping):
         return _replaced(plain(old), plain(new))
     return _patched_list(list(before), list(after))
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether two scalars of one class are shown alike: nan is, and -0.0 is not 0.0."""
+    if old == new:
+        return old != 0 or repr(old) == repr(new)
+    return old != old and new != new
 
 
 def _patched_record(names: tuple[str, ...], old: Any, new: Any) -> Any:
@@ -130,7 +137,7 @@ def _patched_list(before: list[Any], after: list[Any]) -> Any:
 
 
 def _replaced(before: Any, after: Any) -> Any:
-    return SAME if type(before) is type(after) and before == after else _put(after)
+    return SAME if repr(before) == repr(after) else _put(after)  # 1, 1.0 and True are equal, and shown otherwise
 
 
 def _put(value: Any) -> Any:

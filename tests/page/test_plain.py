@@ -72,6 +72,8 @@ def test_a_patch_leads_from_any_value_to_any_other(old, new):
         ({"a": 1}, {"b": 1}, [1, ["b", 1], ["a"]]),
         (1, True, True),  # they are equal in Python, and shown otherwise
         (1, 1.0, 1.0),
+        (0.0, -0.0, -0.0),
+        ({1: True, "1": 0.0}, {1: 1, "1": 0.0}, {"d": ["1", 1, "1", 0.0]}),  # keys that are shown alike
         (0, [1], [0, [1]]),
     ],
 )
