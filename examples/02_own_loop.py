@@ -25,11 +25,12 @@ def main(directory: Path, max_epochs: int) -> None:
     callbacks = fncb.compose(
         early_stop("val_loss", patience=2, min_delta=0.005), checkpoint(directory, monitor="val_loss")
     )
-    step = 0
     with fncb.Session(
         callbacks, objects={"model": model, "optimizer": optimizer}, record=directory / "events.jsonl"
     ) as session:
-        for epoch in range(max_epochs):
+        resumed = session.resume("last")
+        step = resumed.step if resumed else 0
+        for epoch in range(resumed.epoch + 1 if resumed else 0, max_epochs):
             for batch_idx, rows in enumerate(train[torch.randperm(len(train))].split(64)):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(x[rows]), y[rows])

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from fncb import callbacks as callbacks
     from fncb import effects as effects
     from fncb import events as events
+    from fncb import sinks as sinks
     from fncb.alternatives import grid as grid
     from fncb.alternatives import whatif as whatif
     from fncb.batch_fit import BatchSizeFound as BatchSizeFound

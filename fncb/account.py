@@ -12,9 +12,9 @@ import attrs
 from fncb import effects as ef
 from fncb import events as ev
 from fncb.effects import Effect
-from fncb.events import Event, hook_name
+from fncb.events import Event, counters, hook_name
 from fncb.metrics import Metrics, Unrecorded
-from fncb.recording import Recording
+from fncb.recording import Recording, asked_at
 
 Entries = Sequence[Event | Effect]
 
@@ -144,7 +144,7 @@ def _next_event(entries: Entries, place: int) -> Event:
 
 
 def _ending(entries: Entries, last: Event) -> Ending:
-    at = {"epoch": last.epoch, "step": last.step, "seconds": last.seconds}
+    at = counters(last)
     event, limits, stop, requested, raised, is_over = last, "", None, None, None, False
     for entry in entries:
         if isinstance(entry, ev.FitStart):
@@ -197,7 +197,7 @@ def _files(entries: Entries) -> tuple[File, ...]:
 
 def _left_out(entries: Entries) -> Iterable[str]:
     """Batches and rests of epochs that callbacks had left out, and updates that step hooks did."""
-    event, batches, rests = Event(), Counter[str](), Counter[str]()
+    batches, rests = Counter[str](), Counter[str]()
     counts: dict[str, float] = {}
     for entry in entries:
         if isinstance(entry, ef.Skip):
@@ -207,7 +207,6 @@ def _left_out(entries: Entries) -> Iterable[str]:
         elif isinstance(entry, ev.TrainBatchEnd):
             known = known_metrics(entry)
             counts |= {name: known[name] for name in ("skipped", "skipped_updates") if name in known}
-        event = entry if isinstance(entry, Event) else event
     yield from (f"{key} had {n} batch{'es' * (n > 1)} left out" for key, n in batches.items())
     yield from (f"{key} had the rest of {n} epoch{'s' * (n > 1)} left out" for key, n in rests.items())
     for name, n in counts.items():
@@ -217,14 +216,11 @@ def _left_out(entries: Entries) -> Iterable[str]:
 
 def _unwritten(entries: Entries) -> Iterable[str]:
     """Checkpoints that were asked for and that no `Saved` answers."""
-    event = Event()
     asked: dict[str, tuple[ef.Save, Event]] = {}
-    for entry in entries:
-        if isinstance(entry, ef.Save):
-            asked[entry.path] = (entry, event)
-        elif isinstance(entry, ev.Saved):
-            asked.pop(entry.requested, None)
-        event = entry if isinstance(entry, Event) else event
+    for event, effects in asked_at(entries):
+        if isinstance(event, ev.Saved):
+            asked.pop(event.requested, None)
+        asked |= {effect.path: (effect, event) for effect in effects if isinstance(effect, ef.Save)}
     for save, at in asked.values():
         yield (
             f"{save.key or 'a callback'} asked for {save.path} at epoch {at.epoch}, step {at.step}, and it was not "

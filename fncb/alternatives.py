@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from math import isfinite
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from fncb import effects as ef
 from fncb import events as ev
 from fncb.callback import Callback
-from fncb.effects import Delete, Effect, Log, Save, Stop
-from fncb.events import Event, Saved, StopRequested, hook_name
+from fncb.effects import CHANGE_NUMBERS, Delete, Effect, Log, Save, Stop
+from fncb.events import Event, Saved, StopRequested, counters, hook_name
 from fncb.hindsight import Callbacks, Events, heard_by, must_hold, one
 from fncb.metrics import Unrecorded
-from fncb.recording import Recording, noted, read
-
-CHANGE_TRAINING: frozenset[type[Effect]] = frozenset(
-    (
-        *(ef.SetLR, ef.ScaleLR, ef.HoldSchedules, ef.Set, ef.SetAccumulation, ef.Skip, ef.StopEpoch, ef.Validate),
-        *(ef.Freeze, ef.Unfreeze, ef.Apply, ef.Transform, ef.RefreshBatchNorm, ef.Rollback, ef.View, ef.Measure),
-    )
-)
-"""Effects after which the numbers of a run are others; `Stop` ends it, and what came before stays true."""
+from fncb.naming import free_name
+from fncb.recording import Recording, asked_at, noted, read
 
 _ANSWERS = {ev.Saved, ev.SaveCheckpoint, ev.StopRequested}
 _MEASURED = {ev.ValidationEnd, ev.TrainEpochEnd}
@@ -180,7 +172,7 @@ improved on 0.5 in 2 checks
     callbacks = {name: one(each) for name, each in alternatives.items()}
     if isinstance(events, str | Path):
         heard = {kind for callback in callbacks.values() for kind in heard_by(callback)}
-        wanted = [*(heard | _OF_THE_RUN), *CHANGE_TRAINING, Stop]
+        wanted = [*(heard | _OF_THE_RUN), *CHANGE_NUMBERS, Stop]
         events = read(events, only=[kind.__name__ for kind in wanted])
     for callback in callbacks.values():
         must_hold("whatif", events, callback, heard_by(callback) - _ANSWERS)
@@ -223,14 +215,8 @@ class _Known:
 
 
 def _known(events: Iterable[Event] | Recording) -> _Known:
-    moments: list[tuple[Event, list[Effect]]] = []
-    entries: Iterable[Any] = events.entries if isinstance(events, Recording) else events
-    for entry in entries:
-        if isinstance(entry, Event):
-            moments.append((entry, []))
-        elif moments:
-            moments[-1][1].append(entry)
-    facts = [(event, tuple(effects)) for event, effects in moments if type(event) not in _ANSWERS]
+    entries = events.entries if isinstance(events, Recording) else events
+    facts = [(event, effects) for event, effects in asked_at(entries) if type(event) not in _ANSWERS]
     trained = [event.epoch + 1 for event, _ in facts if type(event) in _MEASURED]
     return _Known(
         moments=facts,
@@ -250,7 +236,7 @@ def _outcome(callback: Callback[Any], known: _Known) -> Outcome:
     stopped_at: int | None = None  # the step at which the recorded run was stopped by what is replaced
     happened: Any
     for happened, recorded in known.moments:
-        now = {"epoch": happened.epoch, "step": happened.step, "seconds": happened.seconds}
+        now = counters(happened)
         queue, mine = deque([happened]), []
         while queue:
             event: Any = queue.popleft()
@@ -259,7 +245,7 @@ def _outcome(callback: Callback[Any], known: _Known) -> Outcome:
             state, effects = callback.transition(state, event)
             for effect in effects:
                 if isinstance(effect, Save):
-                    path = _free(effect.path, kept)
+                    path = str(free_name(effect.path, is_taken=lambda path: str(path) in kept))
                     saved.append(path)
                     kept[path] = None
                     queue.append(Saved(**now, path=path, requested=effect.path))
@@ -270,7 +256,7 @@ def _outcome(callback: Callback[Any], known: _Known) -> Outcome:
                 elif isinstance(effect, Stop) and stopped.reason is None:
                     stopped = Outcome(**now, reason=effect.reason)
                     queue.append(StopRequested(**now, reason=effect.reason))
-                elif type(effect) in CHANGE_TRAINING:
+                elif type(effect) in CHANGE_NUMBERS:
                     mine.append(effect)
         deviates = deviates or _deviation(happened, mine, recorded, keys)
         if stopped.reason is not None:
@@ -300,7 +286,7 @@ def _deviation(event: Event, mine: list[Effect], recorded: tuple[Effect, ...], k
     theirs = [
         effect
         for effect in recorded
-        if type(effect) in CHANGE_TRAINING and (effect.key in keys or (effect.key is None and effect in mine))
+        if type(effect) in CHANGE_NUMBERS and (effect.key in keys or (effect.key is None and effect in mine))
     ]
     if mine == theirs:
         return None
@@ -350,12 +336,3 @@ def _best(monitor: str, mode: str, known: _Known, stopped: Outcome) -> Best | No
         return Best(mode, of_run=of_run)
     value, at = pick(until, key=lambda pair: pair[0])
     return Best(mode, value, at.epoch, at.step, of_run, abs(of_run - value))
-
-
-def _free(path: str, taken: Collection[str]) -> str:
-    """The name that the file would have got: as asked for, or with `-v1`, `-v2`, ... before its suffix."""
-    free, attempt, asked = path, 0, PurePath(path)
-    while free in taken:
-        attempt += 1
-        free = str(asked.with_name(f"{asked.stem}-v{attempt}{asked.suffix}"))
-    return free

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, device
+import torch
+from torch import Tensor
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -59,12 +60,12 @@ def batch_size(batch: Any) -> int:
     return next((tensor.shape[0] for tensor in tensors(batch) if tensor.dim()), 1)
 
 
-def to_device(batch: Any, where: device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
     """The batch on a device; the same object when it is there already."""
     parts = tensors(batch)
     for part in parts:
-        if part.device != where:
-            return refill(batch, [part.to(where, non_blocking=True) for part in parts])
+        if part.device != device:
+            return refill(batch, [part.to(device, non_blocking=True) for part in parts])
     return batch
 
 

@@ -14,7 +14,8 @@ import torch
 from fncb import plots
 from fncb.batch import batch_size, count, to_device
 from fncb.data import batches
-from fncb.precision import Precision, checked
+from fncb.fields import must_be_int, must_be_number, must_be_one_of
+from fncb.precision import Precision, PrecisionGiven, checked
 from fncb.settings import device_for
 from fncb.task import Task
 from fncb.trials import again, borrowed, trying
@@ -80,7 +81,7 @@ def batch_size_finder(
     max_trials: int = 25,
     margin: float = 0.05,
     max_val: int = 8192,
-    precision: str | int = "32",
+    precision: PrecisionGiven = "32",
     device: str | torch.device | None = None,
     compile: bool = False,
 ) -> BatchSizeFound:
@@ -138,13 +139,13 @@ def batch_size_finder(
       `BatchSizeFinder` in Lightning.
     """
     _check(mode, steps_per_trial, init_val, max_trials, margin, max_val)
-    precision, where, make = checked("batch_size_finder", precision), device_for(device), _function(make_batches)
+    precision, device, make = checked("batch_size_finder", precision), device_for(device), _function(make_batches)
     fits, fails, size = 0, None, init_val
     trials: list[SizeTried] = []
     for _ in range(max_trials):
-        _clear(where)
+        _clear(device)
         try:
-            trial, is_all = _attempt(task, partial(make, size), size, steps_per_trial, precision, where, compile)
+            trial, is_all = _attempt(task, partial(make, size), size, steps_per_trial, precision, device, compile)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -163,7 +164,7 @@ def batch_size_finder(
         if following == fits:
             break
         size = following
-    _clear(where)
+    _clear(device)
     found = fits if fails is None or mode == "power" else max(1, int(fits * (1 - margin)))
     return BatchSizeFound(found, tuple(trials))
 
@@ -174,24 +175,24 @@ def _attempt(
     size: int,
     steps: int,
     precision: Precision,
-    where: torch.device,
+    device: torch.device,
     compile: bool,
 ) -> tuple[SizeTried, bool]:
     """A trial that fits, and whether its batch holds all data."""
     seconds, is_all = [], False
     who = "batch_size_finder"
-    with borrowed(f"{who}: make_batches", make) as loader, trying(who, task, precision, where, compile) as step:
+    with borrowed(f"{who}: make_batches", make) as loader, trying(who, task, precision, device, compile) as step:
         for batch in islice(again(loader), steps):
             if batch is None:  # as in `fit`, nothing to train on
                 continue
             samples = batch_size(batch)
             if count(loader) == 1 and samples < size:
                 size, is_all = samples, True
-            batch = to_device(batch, where)
-            _wait(where)
+            batch = to_device(batch, device)
+            _wait(device)
             began = time.perf_counter()
             step(batch)
-            _wait(where)
+            _wait(device)
             seconds.append(time.perf_counter() - began)
     if not seconds:
         raise ValueError(f"{who}: make_batches must give at least one batch, got none for size {size}.")
@@ -217,16 +218,16 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(fragment in said for fragment in _FRAGMENTS)
 
 
-def _clear(where: torch.device) -> None:
+def _clear(device: torch.device) -> None:
     """Frees what the trial before held, as far as something still holds it."""
-    if where.type != "cpu":  # where memory has no sharp limit, and a collection takes longer than a small trial
+    if device.type != "cpu":  # where memory has no sharp limit, and a collection takes longer than a small trial
         gc.collect()
         torch.accelerator.empty_cache()
 
 
-def _wait(where: torch.device) -> None:
-    if where.type != "cpu":
-        torch.accelerator.synchronize(where)
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _function(make_batches: Any) -> Callable[[int], Any]:
@@ -242,17 +243,10 @@ def _function(make_batches: Any) -> Callable[[int], Any]:
 
 
 def _check(mode: str, steps: int, init_val: int, max_trials: int, margin: float, max_val: int) -> None:
-    if mode not in ("power", "binsearch"):
-        raise ValueError(f"batch_size_finder: mode must be 'power' or 'binsearch', got {mode!r}.")
+    must_be_one_of("batch_size_finder", "mode", mode, ("power", "binsearch"))
     counts = {"steps_per_trial": steps, "init_val": init_val, "max_trials": max_trials, "max_val": max_val}
     for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"batch_size_finder: {name} must be an int, got {value!r}.")
-        if value < 1:
-            raise ValueError(f"batch_size_finder: {name} must be 1 or more, got {value}.")
-    if isinstance(margin, bool) or not isinstance(margin, int | float):
-        raise TypeError(f"batch_size_finder: margin must be a number, got {margin!r}.")
-    if not 0 <= margin < 1:
-        raise ValueError(f"batch_size_finder: margin must be in [0, 1), got {margin}.")
+        must_be_int("batch_size_finder", name, value, 1)
+    must_be_number("batch_size_finder", "margin", margin, "[0, 1)")
     if init_val > max_val:
         raise ValueError(f"batch_size_finder: init_val must be at most max_val, got {init_val} and {max_val}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, cast
+from typing import Any, Generic
 
 import attrs
 from toolz import concat, frequencies, unique
@@ -16,6 +16,8 @@ from fncb.emitting import EmptyState as EmptyState
 from fncb.emitting import Hook, S
 from fncb.emitting import emit as emit
 from fncb.fields import hook_names, must_be_callable, refuse_unknown
+from fncb.notes import note as note
+from fncb.notes import note_hook
 from fncb.step_hooks import StepHooks as StepHooks
 from fncb.step_hooks import compose_step_hooks
 
@@ -50,7 +52,7 @@ class Callback(Generic[S]):
     """
 
     key: str
-    init: Callable[[], S] = cast(Any, EmptyState)
+    init: Callable[[], S] = EmptyState  # pyright: ignore[reportAssignmentType] - so that S is EmptyState without `init`
     step: StepHooks[Any] | None = None
     emits: tuple[type[Effect], ...] | None = None
     constructor: str = attrs.field(default="", repr=False)
@@ -133,9 +135,9 @@ class Callback(Generic[S]):
         given = "".join(f", {name}={value!r}" for name, value in self.config.items())
         return f"Callback({self.key!r}{given})"
 
-    def hears(self, event_type: type[ev.Event]) -> bool:
+    def hears(self, kind: type[ev.Event]) -> bool:
         """Whether any hook listens to an event."""
-        return event_type in self._hooks
+        return kind in self._hooks
 
     def transition(self, state: S, event: ev.Event) -> tuple[S, tuple[Effect, ...]]:
         """The reducer: new state and the effects asked for, in order.
@@ -237,10 +239,5 @@ def _heard(part: Callback[Any], hook: Any, state: Any, event: ev.Event) -> tuple
                 raise TypeError(f"emit must be given effects after the state, got {effect!r}.")
         return out.state, tuple([attrs.evolve(effect, key=part.key) for effect in out.effects])
     except BaseException as error:
-        note(error, f"{part.key}: {ev.hook_name(type(event))} failed at epoch {event.epoch}, step {event.step}.")
+        note_hook(error, part.key, ev.hook_name(type(event)), event)
         raise
-
-
-def note(error: BaseException, text: str) -> None:
-    """Adds a line to what an exception prints. `BaseException.add_note` does the same, but only since Python 3.11."""
-    error.__dict__.setdefault("__notes__", []).append(text)

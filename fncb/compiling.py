@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,11 +42,24 @@ def is_tracing_error(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """What went wrong at the bottom of it, in one line."""
-    inner = getattr(error, "inner_exception", None) or error.__cause__
-    while inner is not None:
-        error, inner = inner, getattr(inner, "inner_exception", None) or inner.__cause__
+    while (inner := _inner(error)) is not None:
+        error = inner
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"
+
+
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those that it was raised for, from the last one to the first."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        yield found
+        found = _inner(found) or found.__context__
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    return getattr(error, "inner_exception", None) or error.__cause__
 
 
 _names = itertools.count()

@@ -13,6 +13,7 @@ from fncb import events as ev
 from fncb.compiling import PLAIN
 from fncb.effects import (
     Apply,
+    Effect,
     Freeze,
     HoldSchedules,
     ScaleLR,
@@ -25,8 +26,9 @@ from fncb.effects import (
     Unfreeze,
     Validate,
 )
+from fncb.fields import is_number
 from fncb.groups import add_group, functions_of, take_out
-from fncb.interpret import Handler
+from fncb.handling import Handler, called, must_be_asked_at
 from fncb.position import AFTER_BATCHES, Position
 from fncb.step import Step
 from fncb.step_hooks import NamedParams
@@ -42,14 +44,19 @@ class Control:
       at: where the accumulation is kept.
     """
 
+    step: Step
+    schedules: Mapping[str, LRScheduler]
+    at: Position
+    named: dict[str, torch.nn.Parameter]
+
     def __init__(self, step: Step, schedules: Mapping[str, LRScheduler], at: Position):
         self.step, self.schedules, self.at = step, schedules, at
         self.named = dict(step.model.named_parameters())
         self._functions = {name: [[*each] for each in functions_of(schedule)] for name, schedule in schedules.items()}
 
-    def carries_out(self, validates: bool = True) -> dict[Any, Handler]:
+    def carries_out(self, validates: bool = True) -> dict[type[Effect], Handler]:
         """Effects and the functions that carry them out; `validates` tells whether there is anything to validate on."""
-        done: dict[Any, Handler] = {
+        done: dict[type[Effect], Handler] = {
             SetLR: self.set_lr,
             ScaleLR: self.scale_lr,
             HoldSchedules: self.hold_schedules,
@@ -173,26 +180,23 @@ class Control:
 
     def skip(self, effect: Skip, event: ev.Event) -> None:
         """Has the batch that starts left out."""
-        if type(event) is not ev.TrainBatchStart:
-            raise ValueError(f"Skip: it must be asked for at on_train_batch_start, got it at {type(event).__name__}.")
+        must_be_asked_at("Skip", event, ev.TrainBatchStart)
         self.at.ask(effect)
 
     def stop_epoch(self, effect: StopEpoch, event: ev.Event) -> None:
         """Has the rest of the epoch left out."""
         if self.at.phase in ("", *AFTER_BATCHES):
-            raise ValueError(f"StopEpoch: an epoch must be under way, got it at {type(event).__name__}.")
+            raise ValueError(f"StopEpoch: an epoch must be under way, got it at {ev.hook_name(type(event))}.")
         if type(event) is ev.TrainBatchStart:
             self.at.epoch_is_over = False  # so that what is left out is noticed
         self.at.ask(effect)
 
     def apply(self, effect: Apply, _: ev.Event) -> None:
         """Replaces parameters and step states by what a function makes of them."""
-        if effect.fn is None:
-            raise ValueError(f"Apply {effect.name!r}: fn must be a function, got None.")
         params, buffers = {name: p.detach() for name, p in self.named.items()}, dict(self.step.model.named_buffers())
         who = f"Apply {effect.name!r}"
         with torch.no_grad():
-            out = effect.fn(NamedParams(params, buffers), self.step.states)
+            out = called(effect, NamedParams(params, buffers), self.step.states)
             if not isinstance(out, tuple) or len(out) != 2:
                 raise TypeError(f"{who}: fn must return (params, step_state), got {type(out).__name__}.")
             there = params | buffers
@@ -202,10 +206,8 @@ class Control:
 
     def transform(self, effect: Transform, event: ev.Event) -> None:
         """Changes the model in place, and has the step compiled anew."""
-        if effect.fn is None:
-            raise ValueError(f"Transform {effect.name!r}: fn must be a function, got None.")
         before, parts = {name: id(p) for name, p in self.step.params.items()}, self._parts()
-        effect.fn(self.step.model)
+        called(effect, self.step.model)
         now = self._parts()
         alike = now.keys() == parts.keys() and all(now[path] is parts[path] for path in now)
         if alike or type(event) is ev.FitEnd:
@@ -316,17 +318,13 @@ class Control:
 def _set_in(effect: Set, holder: dict[str, Any], path: str) -> None:
     """Sets a number among the values of `holder`, or, as in `betas.0`, in a tuple or list there."""
     name, _, index = path.partition(".")
-    kinds = [key for key, value in holder.items() if _is_number(value) or isinstance(value, list | tuple)]
+    kinds = [key for key, value in holder.items() if is_number(value) or isinstance(value, list | tuple)]
     there = [key for key in kinds if key not in ("params", "param_names")]
     old: Any = holder.get(name)
     place = int(index) if index.isdigit() and isinstance(old, list | tuple) and int(index) < len(old) else None
     single: Any = old if place is None else old[place]
-    if (index and place is None) or not _is_number(single):
+    if (index and place is None) or not is_number(single):
         raise ValueError(f"Set: {effect.setting!r} must name a number, got {single!r}. There are {sorted(there)}.")
     whole = isinstance(single, int) and float(effect.value).is_integer()
     value = int(effect.value) if whole else float(effect.value)  # torch's defaults are ints such as `weight_decay=0`
     holder[name] = value if place is None else type(old)([*old[:place], value, *old[place + 1 :]])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

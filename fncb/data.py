@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
+from fncb.fields import must_be_int
 from fncb.permutation import BLOCK, permuted, round_keys
 
 
@@ -83,7 +84,7 @@ def batches(
             "torchdata's StatefulDataLoader, which `fit` resumes too."
         )
     for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seed", seed, None)):
-        _must_be_int(name, value, least)
+        must_be_int("batches", name, value, least)
     for name, function in (("collate_fn", collate_fn), ("worker_init_fn", worker_init_fn)):
         if function is not None and not callable(function):
             raise TypeError(f"batches: {name} must be a function, got {function!r}.")
@@ -91,7 +92,7 @@ def batches(
         if value is not None and not num_workers:
             raise ValueError(f"batches: {name} is for workers, got {value!r} with num_workers=0.")
     if prefetch_factor is not None:
-        _must_be_int("prefetch_factor", prefetch_factor, 1)
+        must_be_int("batches", "prefetch_factor", prefetch_factor, 1)
     order = _Order(len(dataset), batch_size, bool(shuffle), seed, bool(drop_last))
     make = _Make(dataset, seed, collate_fn, seed_samples)
     if not num_workers and not pin_memory:
@@ -120,6 +121,8 @@ def batches(
 
 class Batches:
     """What `batches` returns; see there."""
+
+    dataset: Any
 
     def __init__(self, dataset: Any, order: "_Order", made: Callable[[Iterable[Any]], Iterator[Any]]):
         self.dataset, self._order, self._made = dataset, order, made
@@ -162,7 +165,7 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """Lets the next `iter` begin this epoch, 0 or more; in one that was loaded in its middle it goes on there."""
-        _must_be_int("epoch", epoch, 0)
+        must_be_int("batches", "epoch", epoch, 0)
         if self._begun is not None or epoch != self._epoch:
             self._epoch, self._position, self._begun = epoch, 0, None
 
@@ -257,7 +260,7 @@ def _seed_generators(name: str) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
+def _generators_kept() -> Generator[None]:
     numpy = sys.modules.get("numpy")
     now = torch.default_generator.get_state(), random.getstate(), numpy and numpy.random.get_state()
     try:
@@ -281,10 +284,3 @@ class _Todo:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def _must_be_int(name: str, value: Any, least: int | None) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"batches: {name} must be an int, got {value!r}.")
-    if least is not None and value < least:
-        raise ValueError(f"batches: {name} must be {least} or more, got {value}.")

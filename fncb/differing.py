@@ -13,6 +13,7 @@ from fncb import effects as ef
 from fncb.effects import Effect
 from fncb.events import Event, StepCompiled, hook_name
 from fncb.hindsight import Events
+from fncb.live import recorded_fields
 from fncb.metrics import Unrecorded
 from fncb.recording import Recording, read
 
@@ -121,8 +122,8 @@ def _fields(one: Any, other: Any, rtol: float) -> dict[str, tuple[Any, Any]]:
     if type(one) is not type(other):
         return {}
     found: dict[str, tuple[Any, Any]] = {}
-    for field in attrs.fields(type(one)):
-        if field.name in _OF_THE_MACHINE or field.metadata.get("live") or (not field.eq and field.name != "key"):
+    for field in recorded_fields(type(one)):
+        if field.name in _OF_THE_MACHINE or (not field.eq and field.name != "key"):
             continue
         a: Any = getattr(one, field.name)
         b: Any = getattr(other, field.name)

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def discard(path: Path, disk: Disk = DISK) -> None:
 
 
 @contextmanager
-def explained(who: str, path: Path, size: int | None = None) -> Iterator[None]:
+def explained(who: str, path: Path, size: int | None = None) -> Generator[None]:
     """Errors of the disk say who failed with which file, why and what to do. `size` is what the file takes."""
     try:
         yield

@@ -8,10 +8,15 @@ This file is long because there are many: it is one list, read by looking a name
 """
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import attrs
+
+from fncb.live import LIVE
+
+Named: TypeAlias = Mapping[str, Any]
+"""Tensors by name, or step states by key."""
 
 
 def _fspath(path: str | os.PathLike[str]) -> str:
@@ -19,7 +24,7 @@ def _fspath(path: str | os.PathLike[str]) -> str:
 
 
 def _live() -> Any:
-    return attrs.field(default=None, eq=False, repr=False, metadata={"live": True})
+    return attrs.field(default=None, **LIVE)
 
 
 @attrs.frozen
@@ -234,7 +239,7 @@ class Apply(Effect):
     """
 
     name: str
-    fn: Callable[..., Any] | None = _live()
+    fn: Callable[[Named, Named], tuple[Named, Named]] | None = _live()
 
 
 @attrs.frozen
@@ -246,7 +251,7 @@ class Transform(Effect):
     """
 
     name: str
-    fn: Callable[..., Any] | None = _live()
+    fn: Callable[[Any], object] | None = _live()
 
 
 @attrs.frozen
@@ -278,7 +283,7 @@ class View(Effect):
     """
 
     name: str
-    fn: Callable[..., Any] | None = _live()
+    fn: Callable[[Named, Named], Named] | None = _live()
 
 
 @attrs.frozen
@@ -291,7 +296,7 @@ class Measure(Effect):
     """
 
     name: str
-    fn: Callable[..., Any] | None = _live()
+    fn: Callable[[Any, Any, Named], Named] | None = _live()
 
 
 @attrs.frozen
@@ -303,7 +308,7 @@ class Examine(Effect):
     """
 
     name: str
-    fn: Callable[..., Any] | None = _live()
+    fn: Callable[[Any, Any, Named], Effect | Iterable[Effect] | None] | None = _live()
     eval_mode: bool = attrs.field(default=True, repr=False)
 
 
@@ -315,7 +320,7 @@ class Call(Effect):
     """
 
     name: str
-    fn: Callable[..., Any] | None = _live()
+    fn: Callable[[Any], object] | None = _live()
 
 
 @attrs.frozen
@@ -415,3 +420,13 @@ class LogHistogram(Effect):
 
     name: str
     values: Any = _live()
+
+
+OF_TRAINING: tuple[type[Effect], ...] = (
+    *(SetLR, ScaleLR, HoldSchedules, Set, SetAccumulation, Validate, Skip, StopEpoch, Freeze, Unfreeze),
+    *(Apply, Transform, RefreshBatchNorm, Remember, Rollback),
+)
+"""Effects that only a training can carry out."""
+
+CHANGE_NUMBERS: frozenset[type[Effect]] = frozenset((*OF_TRAINING, View, Measure)) - {Remember}
+"""Effects after which the numbers of a run are others; `Stop` ends it, and what came before stays true."""

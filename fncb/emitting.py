@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 import attrs
 
 from fncb.effects import Effect
-from fncb.events import Event
+from fncb.events import Event, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 S = TypeVar("S")
 E = TypeVar("E", bound=Event)
@@ -28,6 +31,19 @@ class Emit(Generic[S]):
     replaced: Mapping[str, Any] = attrs.field(factory=dict)
 
 
+@overload
+def emit(state: S, *effects: Effect) -> Emit[S]: ...
+@overload
+def emit(
+    state: S,
+    *,
+    batch: Any = ...,
+    loss: Tensor = ...,
+    grads: Tensors = ...,
+    params: Tensors = ...,
+    metrics: Tensors = ...,
+    skip: Tensor = ...,
+) -> Emit[S]: ...
 def emit(state: S, *effects: Effect, **replaced: Any) -> Emit[S]:
     """Returns new state together with what should be done.
 

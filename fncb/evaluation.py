@@ -53,7 +53,7 @@ def evaluate(
     the: Pass,
     task: Task,
     loaders: Sequence[Loader],
-    where: torch.device,
+    device: torch.device,
     fire: Fire,
     boundary: Callable[[], None],
     sight: Sight,
@@ -71,9 +71,9 @@ def evaluate(
         fire(ev.EpochStart)
         fire(the.epoch_start)
         for dataloader_idx, loader in enumerate(loaders):
-            means, beside, measures = _Means(the.stage), _Means(the.stage), Measures(where)
+            means, beside, measures = _Means(the.stage), _Means(the.stage), Measures(device)
             for batch_idx, batch in enumerate(loader):
-                batch = to_device(batch, where)
+                batch = to_device(batch, device)
                 size = batch_size(batch)
                 which = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx, "batch": batch}
                 fire(the.batch_start, samples=size, **which)
@@ -140,7 +140,7 @@ def _of_batch(the: Pass, task: Task, model: nn.Module, batch: Any) -> tuple[Any,
 def predictions(
     task: Task,
     loaders: Sequence[Loader],
-    where: torch.device,
+    device: torch.device,
     fire: Fire,
     boundary: Callable[[], None],
     sight: Sight,
@@ -157,7 +157,7 @@ def predictions(
         fire(ev.PredictEpochStart)
         for dataloader_idx, loader in enumerate(loaders):
             for batch_idx, batch in enumerate(loader):
-                batch = to_device(batch, where)
+                batch = to_device(batch, device)
                 which = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx, "batch": batch}
                 fire(ev.PredictBatchStart, samples=batch_size(batch), **which)
                 with torch.no_grad():

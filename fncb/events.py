@@ -11,14 +11,26 @@ This file is long because there are many: it is one list, read by looking a name
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
+from fncb.live import LIVE
 from fncb.metrics import Metrics as Metrics
 from fncb.metrics import MissingMetric as MissingMetric
+from fncb.metrics import StepMetrics as StepMetrics
+from fncb.not_in_step import NotInStep
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+else:
+    Tensor = Module = Any  # their names are looked up when a recording is read, which must not wait for torch
 
 E = TypeVar("E")
+T_co = TypeVar("T_co", covariant=True)
+Tensors: TypeAlias = Mapping[str, Tensor]
+"""Tensors by the names of parameters or buffers."""
 Stage = Literal["fit", "validate", "test", "predict"]
 
 
@@ -35,10 +47,13 @@ class _Absent:
         return "<absent>"
 
 
-_ABSENT = _Absent()
+_ABSENT: Any = _Absent()
 
 
-_LIVE: Any = {"eq": False, "repr": False, "metadata": {"live": True}}
+class _Live(Protocol[T_co]):
+    """What a live field is to a type checker: it can be read from an event, and not be written."""
+
+    def __get__(self, event: Any, kind: Any = None, /) -> T_co: ...
 
 
 def _reads(name: str) -> Any:
@@ -92,8 +107,8 @@ class _Batch(Event):
 
     batch_idx: int = 0
     dataloader_idx: int = 0
-    _batch: Any = attrs.field(default=_ABSENT, alias="batch", **_LIVE)
-    batch = _reads("batch")
+    _batch: Any = attrs.field(default=_ABSENT, alias="batch", **LIVE)
+    batch: ClassVar[_Live[Any]] = _reads("batch")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -115,8 +130,8 @@ class _BatchEnd(_Batch):
     """The end of a batch, with what the model or the loss gave back."""
 
     metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
-    _outputs: Any = attrs.field(default=_ABSENT, alias="outputs", **_LIVE)
-    outputs = _reads("outputs")
+    _outputs: Any = attrs.field(default=_ABSENT, alias="outputs", **LIVE)
+    outputs: ClassVar[_Live[Any]] = _reads("outputs")
 
 
 # A run from end to end.
@@ -134,7 +149,7 @@ class InitEnd(_Staged):
 
 @attrs.frozen(kw_only=True, slots=False)
 class Setup(_Staged):
-    """A stage begins. Hook: `setup`. With `fast_dev_run` the run is a trial: stop early and save nothing in it.
+    """A stage begins. Hook: `setup`. In a `fast_dev_run`, stop early and save nothing.
 
     `time` is what the machine's clock says, in seconds since 1970 in UTC.
     """
@@ -186,8 +201,8 @@ class ExceptionRaised(Event):
     error: str = ""
     message: str = ""
     signal: str | None = None
-    _exception: Any = attrs.field(default=_ABSENT, alias="exception", **_LIVE)
-    exception = _reads("exception")
+    _exception: BaseException = attrs.field(default=_ABSENT, alias="exception", **LIVE)
+    exception: ClassVar[_Live[BaseException]] = _reads("exception")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -304,8 +319,8 @@ class TrainBatchStart(_BatchStart):
 
     waited: float = 0.0
     metrics: Mapping[str, float] = attrs.field(factory=Metrics, converter=_metrics)
-    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
-    params = _reads("params")
+    _params: Tensors = attrs.field(default=_ABSENT, alias="params", **LIVE)
+    params: ClassVar[_Live[Tensors]] = _reads("params")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -317,8 +332,8 @@ class BeforeZeroGrad(_Turn):
 class BeforeBackward(_Turn):
     """The loss is known, divided by the accumulated batches. In the step, a hook may replace `loss`."""
 
-    _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
-    loss = _reads("loss")
+    _loss: Tensor = attrs.field(default=_ABSENT, alias="loss", **LIVE)
+    loss: ClassVar[_Live[Tensor]] = _reads("loss")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -328,38 +343,38 @@ class AfterBackward(_Turn):
     `activations` maps the names of submodules that `StepHooks.watch` asks for to what they returned, detached.
     """
 
-    _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
-    _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
-    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
-    _activations: Any = attrs.field(default=_ABSENT, alias="activations", **_LIVE)
-    loss = _reads("loss")
-    grads = _reads("grads")
-    params = _reads("params")
-    activations = _reads("activations")
+    _loss: Tensor = attrs.field(default=_ABSENT, alias="loss", **LIVE)
+    _grads: Tensors = attrs.field(default=_ABSENT, alias="grads", **LIVE)
+    _params: Tensors = attrs.field(default=_ABSENT, alias="params", **LIVE)
+    _activations: Mapping[str, Any] = attrs.field(default=_ABSENT, alias="activations", **LIVE)
+    loss: ClassVar[_Live[Tensor]] = _reads("loss")
+    grads: ClassVar[_Live[Tensors]] = _reads("grads")
+    params: ClassVar[_Live[Tensors]] = _reads("params")
+    activations: ClassVar[_Live[Mapping[str, Any]]] = _reads("activations")
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class BeforeOptimizerStep(_Turn):
     """The gradients of the whole window are known. In the step, a hook may replace `grads`."""
 
-    _loss: Any = attrs.field(default=_ABSENT, alias="loss", **_LIVE)
-    _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
-    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
-    loss = _reads("loss")
-    grads = _reads("grads")
-    params = _reads("params")
+    _loss: Tensor = attrs.field(default=_ABSENT, alias="loss", **LIVE)
+    _grads: Tensors = attrs.field(default=_ABSENT, alias="grads", **LIVE)
+    _params: Tensors = attrs.field(default=_ABSENT, alias="params", **LIVE)
+    loss: ClassVar[_Live[Tensor]] = _reads("loss")
+    grads: ClassVar[_Live[Tensors]] = _reads("grads")
+    params: ClassVar[_Live[Tensors]] = _reads("params")
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class AfterOptimizerStep(_Turn):
     """The parameters moved. In the step, a hook may replace `params`, a mapping from name to tensor."""
 
-    _grads: Any = attrs.field(default=_ABSENT, alias="grads", **_LIVE)
-    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
-    _buffers: Any = attrs.field(default=_ABSENT, alias="buffers", **_LIVE)
-    grads = _reads("grads")
-    params = _reads("params")
-    buffers = _reads("buffers")
+    _grads: Tensors = attrs.field(default=_ABSENT, alias="grads", **LIVE)
+    _params: Tensors = attrs.field(default=_ABSENT, alias="params", **LIVE)
+    _buffers: Tensors = attrs.field(default=_ABSENT, alias="buffers", **LIVE)
+    grads: ClassVar[_Live[Tensors]] = _reads("grads")
+    params: ClassVar[_Live[Tensors]] = _reads("params")
+    buffers: ClassVar[_Live[Tensors]] = _reads("buffers")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -369,10 +384,10 @@ class TrainBatchEnd(_BatchEnd):
     In the step, `model` is what `StepHooks.reads_model` asks for.
     """
 
-    _params: Any = attrs.field(default=_ABSENT, alias="params", **_LIVE)
-    _model: Any = attrs.field(default=_ABSENT, alias="model", **_LIVE)
-    params = _reads("params")
-    model = _reads("model")
+    _params: Tensors = attrs.field(default=_ABSENT, alias="params", **LIVE)
+    _model: Module = attrs.field(default=_ABSENT, alias="model", **LIVE)
+    params: ClassVar[_Live[Tensors]] = _reads("params")
+    model: ClassVar[_Live[Module]] = _reads("model")
 
 
 # Validation, test, prediction.
@@ -481,8 +496,8 @@ class PredictBatchEnd(_BatchEnd):
 class PredictEpochEnd(Event):
     """The pass over the batches to predict is over; `predictions` are its results, where they are kept."""
 
-    _predictions: Any = attrs.field(default=_ABSENT, alias="predictions", **_LIVE)
-    predictions = _reads("predictions")
+    _predictions: list[Any] = attrs.field(default=_ABSENT, alias="predictions", **LIVE)
+    predictions: ClassVar[_Live[list[Any]]] = _reads("predictions")
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -498,14 +513,14 @@ _HOOKS_NAMED_OTHERWISE = {
 }
 
 
-def hook_name(event_type: type[Event]) -> str:
+def hook_name(kind: type[Event]) -> str:
     """The name of the hook that hears an event.
 
     Example:
       >>> hook_name(ValidationEnd), hook_name(Setup)
       ('on_validation_end', 'setup')
     """
-    name = event_type.__name__
+    name = kind.__name__
     return _HOOKS_NAMED_OTHERWISE.get(name) or "on" + re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), name)
 
 
@@ -528,17 +543,28 @@ IN_STEP: tuple[type[Event], ...] = (
 """The events that step hooks hear, inside the compiled step."""
 
 
-def live_fields(event_type: type[Event]) -> tuple[str, ...]:
-    """The names of an event's live fields."""
-    return tuple(field.alias or field.name for field in attrs.fields(event_type) if field.metadata.get("live"))
+def counters(event: Event) -> dict[str, Any]:
+    """An event's counters by name, as other events and records have them."""
+    return {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
+
+
+def known_fields(event: Event) -> list[str]:
+    """The names of the fields that an event has a value for.
+
+    Example:
+      >>> known_fields(TrainBatchEnd(outputs=0.5))
+      ['epoch', 'step', 'seconds', 'batch_idx', 'dataloader_idx', 'metrics', 'outputs']
+    """
+    values = {field.alias or field.name: getattr(event, field.name) for field in attrs.fields(type(event))}
+    return [name for name, value in values.items() if not isinstance(value, _Absent | NotInStep)]
 
 
 def outside_sanity_checks(events: Iterable[E]) -> Iterator[E]:
     """Those events of a run that are not of a sanity check, whose metrics are forgotten.
 
     Example:
-      >>> trial = [SanityCheckStart(), ValidationEnd(step=0), SanityCheckEnd()]
-      >>> [*outside_sanity_checks([*trial, ValidationEnd(step=9)])]
+      >>> sanity_check = [SanityCheckStart(), ValidationEnd(step=0), SanityCheckEnd()]
+      >>> [*outside_sanity_checks([*sanity_check, ValidationEnd(step=9)])]
       [ValidationEnd(epoch=0, step=9, seconds=0.0, metrics={}, epoch_is_over=False)]
     """
     trying = False

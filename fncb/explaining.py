@@ -14,12 +14,12 @@ from fncb import events as ev
 from fncb.account import Account, File, account_of, known_metrics
 from fncb.callback import Callback
 from fncb.events import Event, hook_name
-from fncb.expressions import callback_of
-from fncb.hindsight import Callbacks, history, one
+from fncb.hindsight import Callbacks, history
+from fncb.recalling import recalled
 from fncb.recording import Recording, read
 from fncb.snapshot import state_dict
 
-_FRAME = (ev.InitStart, ev.InitEnd, ev.Setup, ev.Teardown)
+_FRAME = (ev.InitStart, ev.InitEnd, ev.Setup, ev.SanityCheckStart, ev.SanityCheckEnd, ev.Teardown)
 """Events at which states are set up and put to rest, which explains nothing."""
 
 
@@ -49,7 +49,7 @@ class Changes:
 
     Attributes:
       key: the callback's.
-      hooks: how many events changed it, by the hook that heard them; those of set-up and teardown aside.
+      hooks: how many events changed it, by the hook that heard them; those of set-up, sanity check and teardown aside.
       last: the last one, None if there was none.
       fields: what that one changed: values before and after, by name.
       unknown: why this is not known; empty if it is.
@@ -161,16 +161,8 @@ def _values(monitor: str, recording: Recording) -> Iterator[tuple[float, Event]]
 
 
 def _changes(recording: Recording, callbacks: Callbacks[Any] | None) -> Iterator[Changes]:
-    if callbacks is not None:
-        parts: dict[str, Callback[Any] | None] = {part.key: part for part in one(callbacks).parts or (one(callbacks),)}
-    else:
-        texts = recording.header.get("callbacks", {})
-        parts = {key: callback_of(text) if text else None for key, text in texts.items()}
-    for key, callback in parts.items():
-        if callback is None:
-            yield Changes(key, unknown="it cannot be made again from the recording; give it as callbacks=")
-            continue
-        yield from (_changes_of(part, recording) for part in callback.parts or (callback,) if part.key == key)
+    for each in recalled(recording.header, callbacks):
+        yield Changes(each.key, unknown=each.why) if each.callback is None else _changes_of(each.callback, recording)
 
 
 def _changes_of(callback: Callback[Any], recording: Recording) -> Changes:

@@ -1,7 +1,7 @@
 """Checks of a record's fields when it is made, so that a slip is told where it was written."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -20,12 +20,53 @@ def must_be_callable(who: str, name: str, value: Any) -> None:
         raise TypeError(f"{who}: {name} must be a function, got {value!r}.")
 
 
-def must_be_int(who: str, name: str, value: Any, least: int, unit: str = "") -> None:
-    """Raises `TypeError` unless a value is an int, and `ValueError` below `least`; `unit` is what it counts."""
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int or value < least:
+def must_be_one_of(who: str, name: str, value: Any, allowed: Collection[Any]) -> None:
+    """Raises `ValueError` unless a value is one of some.
+
+    Example:
+      >>> must_be_one_of("early_stop", "mode", "less", ("min", "max"))
+      Traceback (most recent call last):
+      ValueError: early_stop: mode must be 'min' or 'max', got 'less'.
+    """
+    if value not in allowed:
+        raise ValueError(f"{who}: {name} must be {either(map(repr, allowed))}, got {value!r}.")
+
+
+def either(words: Iterable[str]) -> str:
+    """Words as a choice.
+
+    Example:
+      >>> either(["a", "b", "c"])
+      'a, b or c'
+    """
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def must_be_metric(who: str, monitor: Any) -> None:
+    """Raises `TypeError` unless a value can be the name of a metric."""
+    if not isinstance(monitor, str) or not monitor:
+        raise TypeError(f"{who}: monitor must be a metric's name, got {monitor!r}.")
+
+
+def must_be_int(who: str, name: str, value: Any, least: int | None = None, unit: str = "") -> None:
+    """Raises `TypeError` unless a value is an int, and `ValueError` below `least`; `unit` is what it counts.
+
+    Example:
+      >>> must_be_int("early_stop", "patience", -1, 0, "checks")
+      Traceback (most recent call last):
+      ValueError: early_stop: patience must be 0 checks or more, got -1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{who}: {name} must be an int, got {value!r}.")
+    if least is not None and value < least:
         at_least = f"{least} {unit}" if unit else f"{least}"
-        raise (ValueError if is_int else TypeError)(f"{who}: {name} must be {at_least} or more, got {value!r}.")
+        raise ValueError(f"{who}: {name} must be {at_least} or more, got {value}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def must_be_number(who: str, name: str, value: Any, interval: str) -> None:
@@ -36,11 +77,10 @@ def must_be_number(who: str, name: str, value: Any, interval: str) -> None:
       Traceback (most recent call last):
       ValueError: ema: decay must be a number in [0, 1), got 1.0.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     least, most = map(float, interval[1:-1].split(","))
     edges = (*[least] * (interval[0] == "["), *[most] * (interval[-1] == "]"))
-    if not is_number or not (least < value < most or value in edges):
-        error = ValueError if is_number else TypeError
+    if not is_number(value) or not (least < value < most or value in edges):
+        error = ValueError if is_number(value) else TypeError
         raise error(f"{who}: {name} must be a number in {interval}, got {value!r}.")
 
 

@@ -15,7 +15,7 @@ from fncb.position import random_state, set_random_state
 from fncb.task import loss_and_metrics
 from fncb.views import view_of
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 
 def training_flops(model: nn.Module, loss: Callable[[Any, Any], Any], batch: Any) -> int | None:

@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -194,7 +194,7 @@ def pieces_of(packed: Packed, wait: Callable[[], None]) -> Iterator[memoryview]:
 
 
 @contextmanager
-def sha256(size: int) -> Iterator[tuple[Any, Callable[[Any], object], Callable[[], None]]]:
+def sha256(size: int) -> Generator[tuple[Any, Callable[[Any], object], Callable[[], None]]]:
     """A digest, what takes its next piece, and what waits for all of them: in a second thread if that pays.
 
     Neither hashing nor writing holds the interpreter, so the two go on side by side.

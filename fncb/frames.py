@@ -27,17 +27,6 @@ class BrokenPiece(ValueError):
     """A piece of a file that is not as it was written."""
 
 
-def stem_and_suffix(path: Path) -> tuple[str, str]:
-    """A file's name in two, so that `-v1` can go between: what compresses it belongs to the suffix.
-
-    Example:
-      >>> stem_and_suffix(Path("runs/events.jsonl.gz")), stem_and_suffix(Path("runs/events.jsonl"))
-      (('events', '.jsonl.gz'), ('events', '.jsonl'))
-    """
-    suffix = "".join(path.suffixes[-2:]) if path.suffix in (".gz", ".zst") else path.suffix
-    return path.name.removesuffix(suffix), suffix
-
-
 def packer(path: Path) -> Callable[[bytes], bytes]:
     """What makes of a piece what stands in the file with such a name.
 

@@ -1,10 +1,11 @@
 """Python's garbage, collected when a callback says so and not whenever Python likes."""
 
 import gc
-from typing import Any
 
 from fncb.effects import CollectGarbage, Effect
 from fncb.events import Event
+from fncb.fields import must_be_one_of
+from fncb.handling import Handler
 
 
 class Garbage:
@@ -13,14 +14,13 @@ class Garbage:
     def __init__(self) -> None:
         self._was_enabled: bool | None = None
 
-    def carries_out(self) -> dict[type[Effect], Any]:
+    def carries_out(self) -> dict[type[Effect], Handler]:
         """The effect and the function that carries it out."""
         return {CollectGarbage: self.collect}
 
     def collect(self, effect: CollectGarbage, _: Event) -> None:
         """Collects what is in generations up to that of the effect."""
-        if effect.generation not in (0, 1, 2):
-            raise ValueError(f"CollectGarbage: generation must be 0, 1 or 2, got {effect.generation!r}.")
+        must_be_one_of("CollectGarbage", "generation", effect.generation, (0, 1, 2))
         if self._was_enabled is None:
             self._was_enabled = gc.isenabled()
             gc.disable()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 import attrs
 
@@ -52,11 +52,17 @@ class Moment(Generic[S]):
     effects: tuple[Effect, ...]
 
 
-def replay(callback: Callbacks[S], events: Events, state: S | None = None) -> Replay[S]:
+@overload
+def replay(callback: Callback[S], events: Events, state: S | None = None) -> Replay[S]: ...
+@overload
+def replay(
+    callback: Iterable[Callback[Any]], events: Events, state: Mapping[str, Any] | None = None
+) -> Replay[Mapping[str, Any]]: ...
+def replay(callback: Callbacks[Any], events: Events, state: Any = None) -> Replay[Any]:
     """Folds events through callbacks: no model, no data, no device.
 
-    The events are taken exactly as they are: a recording has the `Saved` events that answered its run's `Save`s, a
-    list made by hand has those that are in it.
+    The events are taken exactly as they are: a recording has the `Saved` events that answered each `Save` of its run,
+    a list made by hand has those that are in it.
 
     Args:
       callback: a callback, a composition or a list of callbacks, which is composed.
@@ -88,7 +94,13 @@ def replay(callback: Callbacks[S], events: Events, state: S | None = None) -> Re
     return Replay(state, tuple(effects), entries if isinstance(entries, Sequence) else ())
 
 
-def history(callback: Callbacks[S], events: Events, state: S | None = None) -> Iterator[Moment[S]]:
+@overload
+def history(callback: Callback[S], events: Events, state: S | None = None) -> Iterator[Moment[S]]: ...
+@overload
+def history(
+    callback: Iterable[Callback[Any]], events: Events, state: Mapping[str, Any] | None = None
+) -> Iterator[Moment[Mapping[str, Any]]]: ...
+def history(callback: Callbacks[Any], events: Events, state: Any = None) -> Iterator[Moment[Any]]:
     """Every event with the state after it and the effects that it brought. Arguments and errors as of `replay`.
 
     Example:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ from fncb.callback import Callback
 from fncb.disk import make_directories
 from fncb.effects import Append, Call, Delete, Effect, Link, Print, Render
 from fncb.events import Event
+from fncb.handling import Handler, called
 
-log = logging.getLogger("fncb")
-
-Handler = Callable[[Any, Event], Event | Iterable[Effect] | None]
-"""Carries out an effect of an event; may answer with an event, or with effects that are carried out next."""
+log: logging.Logger = logging.getLogger("fncb")
 
 
 class Screen:
@@ -113,8 +111,6 @@ def handlers(screen: Screen) -> dict[type[Effect], Handler]:
             file.write(effect.line + "\n")
 
     def call(effect: Call, event: Event) -> None:
-        if effect.fn is None:
-            raise ValueError(f"Call {effect.name!r}: fn must be a function, got None.")
-        effect.fn(event)
+        called(effect, event)
 
     return {Delete: delete, Print: say, Render: screen.render, Link: link, Append: append, Call: call}

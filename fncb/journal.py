@@ -12,19 +12,16 @@ from fncb.callback import Callback
 from fncb.effects import Effect
 from fncb.expressions import written
 from fncb.fields import must_be_int
-from fncb.frames import stem_and_suffix
+from fncb.naming import stem_and_suffix
 from fncb.notation import taken_from, write_all
 from fncb.recorder import Recorder
 
 _PER_BATCH = frozenset(
-    event_type
-    for name, event_type in ev.HOOKS.items()
-    if (issubclass(event_type, ev._Batch) and event_type is not ev.TrainBatchEnd) or event_type is ev.StepCompiled
+    kind
+    for kind in ev.HOOKS.values()
+    if (issubclass(kind, ev._Batch) and kind is not ev.TrainBatchEnd) or kind is ev.StepCompiled
 )
 """Events that say nothing that `TrainBatchEnd` does not, or of the process and not the run: recorded where heard."""
-
-_THINNED = frozenset((ev.TrainBatchStart, ev.TrainBatchEnd))
-"""Events whose metrics may be left out of most steps."""
 
 
 class Journal:

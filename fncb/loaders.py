@@ -13,7 +13,7 @@ from fncb.batch import at_least_one, count
 from fncb.data import Batches
 from fncb.position import random_state, set_random_state
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 END = object()
 """What comes after the last batch."""
@@ -124,6 +124,13 @@ class Loaders:
       every: makes them anew when so many epochs have passed since; 0 never.
       several: whether there may be more than one.
     """
+
+    who: str
+    given: Any
+    limit: int | float
+    in_order: bool
+    every: int
+    several: bool
 
     def __init__(
         self,

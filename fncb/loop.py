@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from fncb.evaluation import PREDICTION, TEST, VALIDATION, Pass, evaluate, flat, 
 from fncb.loaders import Loaders
 from fncb.plugins import with_plugins
 from fncb.position import Position, RandomState
-from fncb.precision import checked, needs_scale, with_precision
+from fncb.precision import PrecisionGiven, checked, needs_scale, with_precision
 from fncb.probes import probing
 from fncb.rates import Rates
 from fncb.resume import Resumed as Resumed
@@ -46,7 +46,7 @@ from fncb.training import Training
 from fncb.upkeep import Upkeep
 from fncb.views import eval_mode
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 Callbacks = Callback[Any] | Iterable[Callback[Any]]
 Batches = Iterable[Any] | Mapping[str, Iterable[Any]] | Callable[[], Any]
@@ -74,8 +74,8 @@ def fit(
     reload_dataloaders_every_n_epochs: int = 0,
     log_every_n_steps: int = 50,
     gradient_clip_val: float | None = None,
-    precision: str | int = "32",
-    deterministic: bool | str | None = None,
+    precision: PrecisionGiven = "32",
+    deterministic: bool | Literal["warn"] | None = None,
     detect_anomaly: bool = False,
     seed: int | None = None,
     device: str | torch.device | None = None,
@@ -165,7 +165,7 @@ def fit(
     callbacks = compose(callbacks)
     own = len(callbacks.parts or ())
     callbacks, added = with_plugins("fit", with_sugar(settings, callbacks), plugins, own=own)
-    trial, overfit = settings.fast_dev_run > 0, settings.overfit_batches > 0
+    is_dev_run, overfit = settings.fast_dev_run > 0, settings.overfit_batches > 0
     anew = settings.reload_dataloaders_every_n_epochs
     train_loaders = Loaders(
         "fit: train", train, settings.limit_train_batches, in_order=overfit, every=anew, several=False
@@ -173,25 +173,25 @@ def fit(
     val_loaders = Loaders("fit: val", val, settings.limit_val_batches, in_order=overfit, every=anew)
     if seed is not None:
         seed_everything(seed)
-    where = device_for(device)
+    device = device_for(device)
     callbacks = with_progress(callbacks, progress)
     if settings.detect_anomaly and compile:
         log.warning("fncb: the step runs as eager: detect_anomaly looks at each operation")
-    task.model.to(where)
-    task = with_precision(task, settings.precision, where)
+    task.model.to(device)
+    task = with_precision(task, settings.precision, device)
     turns = make_turns(task)
     schedules = make_schedules(task, turns)
     eager = settings.detect_anomaly or not compile
-    step = Step(task.model, turns, callbacks.step, where, not eager, needs_scale(settings.precision))
+    step = Step(task.model, turns, callbacks.step, device, not eager, needs_scale(settings.precision))
     at, signals = Position(accumulate=settings.accumulate_grad_batches), Signals()
     randomness = RandomState([*train_loaders.generators(), *val_loaders.generators()], at)
     control = Control(step, schedules, at)
     rates = Rates(task, step, schedules, at)
     sight, rewind = Sight(task.model, lambda: step.states), Rewind(step)
     half = settings.precision.endswith("mixed")
-    upkeep = Upkeep(task, step, train_loaders, where, half, at, randomness, signals)
+    upkeep = Upkeep(task, step, train_loaders, device, half, at, randomness, signals)
     loaders = train_loaders, val_loaders
-    training = Training(task, step, rates, *loaders, where, at, randomness, settings, signals, sight, upkeep)
+    training = Training(task, step, rates, *loaders, device, at, randomness, settings, signals, sight, upkeep)
     carried_out = control.carries_out(validates=val_loaders.wanted) | rewind.carries_out() | sight.carries_out()
     session = Session(
         callbacks,
@@ -208,9 +208,9 @@ def fit(
             "remembered": rewind,
             "random": randomness,
         },
-        record=None if trial else record,
+        record=None if is_dev_run else record,
         record_metrics_every_n_steps=record_metrics_every_n_steps,
-        sinks=() if trial else sinks,
+        sinks=() if is_dev_run else sinks,
         log_every_n_steps=settings.log_every_n_steps,
         carries_out=of_other_stages("fit") | carried_out | upkeep.carries_out(),
         runs_step_hooks=True,
@@ -227,13 +227,13 @@ def fit(
                 step.begin_states_anew()
         if resumed is not None and at.is_amid and not allow_inexact_resume:
             train_loaders.must_go_on_exactly(at.epoch, at.batches)
-        set_up("fit", fire, session, resumed, signals, fast_dev_run=trial)
+        set_up("fit", fire, session, resumed, signals, fast_dev_run=is_dev_run)
         training.run(resumed=resumed is not None and not weights_only)
         signals.act()
         return resumed
 
     with closing(step), session, signals, torch_modes(settings):
-        if not trial:
+        if not is_dev_run:
             session.claim_folders()
         resumed = guarded("fit", fire, session, signals, run)
         metrics = {**training.metrics(), **session.logged}
@@ -259,7 +259,7 @@ def validate(
     *,
     callbacks: Callbacks = (),
     limit_val_batches: int | float | None = None,
-    precision: str | int = "32",
+    precision: PrecisionGiven = "32",
     device: str | torch.device | None = None,
     resume: str | Path | None = None,
     record: str | Path | None = None,
@@ -298,7 +298,7 @@ def test(
     *,
     callbacks: Callbacks = (),
     limit_test_batches: int | float | None = None,
-    precision: str | int = "32",
+    precision: PrecisionGiven = "32",
     device: str | torch.device | None = None,
     resume: str | Path | None = None,
     record: str | Path | None = None,
@@ -342,7 +342,7 @@ def predict(
     callbacks: Callbacks = (),
     return_predictions: bool = True,
     limit_predict_batches: int | float | None = None,
-    precision: str | int = "32",
+    precision: PrecisionGiven = "32",
     device: str | torch.device | None = None,
     resume: str | Path | None = None,
     record: str | Path | None = None,
@@ -385,7 +385,7 @@ def _pass(
     task: Task,
     loaders: Loaders,
     callbacks: Callbacks,
-    precision: str | int,
+    precision: PrecisionGiven,
     device: str | torch.device | None,
     resume: str | Path | None,
     record: str | Path | None,
@@ -396,12 +396,12 @@ def _pass(
 ) -> Run:
     """A stage that does not train."""
     composed, added = with_plugins(the.stage, compose(callbacks), plugins)
-    composed, where, signals = with_progress(composed, progress), device_for(device), Signals()
-    task.model.to(where)
-    task = with_precision(task, checked(the.stage, precision), where)
+    composed, device, signals = with_progress(composed, progress), device_for(device), Signals()
+    task.model.to(device)
+    task = with_precision(task, checked(the.stage, precision), device)
     objects, at, states = {"model": task.model}, {"epoch": 0, "step": 0}, {}
     sight, keepers = Sight(task.model, lambda: states), [keep]
-    carried_out = of_other_stages(the.stage) | sight.carries_out() | {Probe: probing(where)}
+    carried_out = of_other_stages(the.stage) | sight.carries_out() | {Probe: probing(device)}
     if the is PREDICTION:
         carried_out[KeepPredictions] = lambda _, event: keepers.append(True)
     session = Session(
@@ -429,10 +429,10 @@ def _pass(
         if loaders.wanted:
             with eval_mode(task.model):
                 if the is PREDICTION:
-                    made = predictions(task, loaders.at(0), where, fire, signals.act, sight, lambda: any(keepers))
+                    made = predictions(task, loaders.at(0), device, fire, signals.act, sight, lambda: any(keepers))
                     fire(ev.PredictEnd)
                 else:
-                    metrics = evaluate(the, task, loaders.at(0), where, fire, signals.act, sight)
+                    metrics = evaluate(the, task, loaders.at(0), device, fire, signals.act, sight)
                     fire(the.end, metrics=metrics)
         signals.act()
         return resumed, metrics, made

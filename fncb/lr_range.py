@@ -9,7 +9,8 @@ import torch
 
 from fncb import plots
 from fncb.batch import to_device
-from fncb.precision import checked
+from fncb.fields import is_number, must_be_int, must_be_one_of
+from fncb.precision import PrecisionGiven, checked
 from fncb.settings import device_for
 from fncb.task import Task
 from fncb.trials import again, borrowed, trying
@@ -87,7 +88,7 @@ def lr_finder(
     num_training_steps: int = 100,
     mode: Literal["exponential", "linear"] = "exponential",
     early_stop_threshold: float | None = 4.0,
-    precision: str | int = "32",
+    precision: PrecisionGiven = "32",
     seed: int | None = None,
     device: str | torch.device | None = None,
     compile: bool = False,
@@ -143,12 +144,12 @@ def lr_finder(
             f"lr_finder: train must be iterable again and again, got {type(train).__name__}, whose batches would be "
             "gone. Pass a list, a loader, or a function that makes one."
         )
-    precision, where = checked("lr_finder", precision), device_for(device)
+    precision, device = checked("lr_finder", precision), device_for(device)
     measured: list[tuple[float, float, float]] = []
     average, best = 0.0, inf
     with (
         borrowed("lr_finder: train", train, seed) as loader,
-        trying("lr_finder", task, precision, where, compile) as step,
+        trying("lr_finder", task, precision, device, compile) as step,
     ):
         for i, batch in zip(range(num_training_steps), again(loader), strict=False):
             if batch is None:  # as in `fit`, nothing to train on
@@ -156,7 +157,7 @@ def lr_finder(
             lr = _rate(min_lr, max_lr, mode, i / (num_training_steps - 1))
             for group in step.optimizers[0].param_groups:
                 group["lr"] = lr
-            metrics = step(to_device(batch, where))
+            metrics = step(to_device(batch, device))
             loss = metrics[step.averaged[0][0]]  # waits for the device
             if not measured and not isfinite(loss):
                 raise ValueError(
@@ -189,21 +190,13 @@ def _rate(first: float, last: float, mode: str, part: float) -> float:
 
 def _check(min_lr: float, max_lr: float, steps: int, mode: str, threshold: float | None) -> None:
     for name, value in (("min_lr", min_lr), ("max_lr", max_lr), ("early_stop_threshold", threshold)):
-        if (value is not None or name != "early_stop_threshold") and not _is_number(value):
+        if (value is not None or name != "early_stop_threshold") and not is_number(value):
             raise TypeError(f"lr_finder: {name} must be a number, got {value!r}.")
     if not 0 < min_lr < max_lr < inf:
         raise ValueError(f"lr_finder: rates must grow, 0 < min_lr < max_lr, got {min_lr} and {max_lr}.")
-    if not isinstance(steps, int) or isinstance(steps, bool):
-        raise TypeError(f"lr_finder: num_training_steps must be an int, got {steps!r}.")
-    if steps < 2:
-        raise ValueError(f"lr_finder: num_training_steps must be 2 or more, got {steps}.")
-    if mode not in ("exponential", "linear"):
-        raise ValueError(f"lr_finder: mode must be 'exponential' or 'linear', got {mode!r}.")
+    must_be_int("lr_finder", "num_training_steps", steps, 2)
+    must_be_one_of("lr_finder", "mode", mode, ("exponential", "linear"))
     if threshold is not None and not threshold > 1:
         raise ValueError(
             f"lr_finder: early_stop_threshold must be more than 1, got {threshold}. Pass None to try all rates."
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

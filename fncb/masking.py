@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 import attrs
 
 from fncb.callback import Callback, Emit, StepHooks
+from fncb.emitting import S
+from fncb.events import HOOKS, Metrics
 from fncb.fields import hook_names
 from fncb.step_hooks import Gradient, NamedParams, Params
 
 _BY_NAME = ("params", "grads", "buffers")
 
 
-def masked(callback: Callback[Any], pattern: str | tuple[str, ...]) -> Callback[Any]:
+def masked(callback: Callback[S], pattern: str | tuple[str, ...]) -> Callback[S]:
     """The callback, whose step half is given the matching parameters only, as if there were no others.
 
     Of parameters, gradients and buffers it sees those whose names match; all others stay as they are. What it publishes
-    gets the pattern after a slash: `grad_norm/encoder.*`. Loss, batch and the host half are as before. Where several
-    optimizers take turns, it is not heard in the turn of one that moves none of them; nor while all are frozen. To use
-    the same callback for several patterns, give each a `key`.
+    gets the pattern after a slash: `grad_norm/encoder.*`; its host half finds that under the name without the pattern
+    too. Loss, batch and the host half are as before otherwise. Where several optimizers take turns, it is not heard in
+    the turn of one that moves none of them; nor while all are frozen. To use the same callback for several patterns,
+    give each a `key`.
 
     Args:
       callback: one with a step half, such as `clip_grad_norm`, `ema` or `grad_noise`.
@@ -55,12 +58,65 @@ def masked(callback: Callback[Any], pattern: str | tuple[str, ...]) -> Callback[
         )
     inner = callback.config.get("masked")
     config = {**callback.config, "masked": [*patterns] if inner is None else [[*patterns], inner]}
-    return attrs.evolve(callback, config=config, step=_masked_step(callback.key, patterns, callback.step))
-
-
-def _masked_step(key: str, patterns: tuple[str, ...], step: StepHooks[Any]) -> StepHooks[Any]:
     suffix = "/" + ",".join(patterns)
+    host = {name: _seeing_its_own(suffix, getattr(callback, name)) for name in hook_names(callback) if _measures(name)}
+    step = _masked_step(callback.key, patterns, suffix, callback.step)
+    return attrs.evolve(callback, config=config, step=step, **host)
 
+
+def _measures(hook: str) -> bool:
+    return "metrics" in attrs.fields_dict(HOOKS[hook])
+
+
+def _seeing_its_own(suffix: str, hook: Any) -> Any:
+    return lambda state, event: hook(state, attrs.evolve(event, metrics=_WithOwn(event.metrics, suffix)))
+
+
+class _WithOwn(Metrics):
+    """An event's metrics, in which those that were published with a suffix have their names without it too.
+
+    The name of an optimizer, where there is one, comes after the suffix: `clipped/encoder.*/SGD` is `clipped/SGD`. What
+    has the suffix wins over another callback's metric of the plain name. Nothing is read before it is asked for.
+    """
+
+    __slots__ = ("_of", "_suffix")
+
+    def __init__(self, of: Metrics, suffix: str):
+        """Takes the metrics and the suffix, with its slash."""
+        super().__init__()
+        self._of, self._suffix = of, suffix
+
+    def _published(self) -> dict[str, str]:
+        """The name in the event by each name here."""
+        plain = {f"{name}/".replace(f"{self._suffix}/", "/").removesuffix("/"): name for name in self._of}
+        return {**{name: name for name in self._of}, **plain}
+
+    def __getitem__(self, name: str) -> float:
+        return self._of[self._published().get(name, name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._published())
+
+    def __len__(self) -> int:
+        return len(self._published())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._of or name in self._published()
+
+    def __repr__(self) -> str:
+        return repr(self._of)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values by all names, read."""
+        return {name: self[name] for name in self}
+
+    def with_values(self, values: Mapping[str, float]) -> Metrics:
+        """These metrics and, where the names are not taken, `values`; reads nothing."""
+        more = {name: value for name, value in values.items() if name not in self}
+        return _WithOwn(self._of.with_values(more), self._suffix)
+
+
+def _masked_step(key: str, patterns: tuple[str, ...], suffix: str, step: StepHooks[Any]) -> StepHooks[Any]:
     def mine(named: Mapping[str, Any]) -> dict[str, Any]:
         return {name: each for name, each in named.items() if any(fnmatchcase(name, p) for p in patterns)}
 

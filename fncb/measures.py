@@ -1,6 +1,6 @@
 """Metrics that keep their own state, torchmetrics': updated with what a loss returns, computed at the end."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,7 @@ class Measures:
             metric.reset()
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
+    def set_aside(self) -> Generator[None]:
         """Leaves the metrics to somebody else, such as a validation whose loss returns the same ones."""
         states = self.state_dict()
         self.reset()

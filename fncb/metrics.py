@@ -1,7 +1,7 @@
 """Metric values that stay on the device until somebody reads one."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
@@ -103,6 +103,25 @@ class Metrics(Mapping[str, float]):
         return dict(self) == dict(other) if isinstance(other, Mapping) else NotImplemented
 
 
+class StepMetrics(Metrics):
+    """Metrics as a step hook is given them: 0-d tensors, and nobody waits for their values.
+
+    Example:
+      >>> import torch
+      >>> StepMetrics({"loss": torch.tensor(0.5)})["loss"]
+      tensor(0.5000)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, values: Mapping[str, Any]):
+        """Takes tensors by name."""
+        super().__init__(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name] if name in self._values else super().__getitem__(name)
+
+
 class Unrecorded(Metrics):
     """Metrics that a recording left out: asking for any of them, or for their names, raises."""
 
@@ -142,7 +161,7 @@ class Unrecorded(Metrics):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unrecorded)
 
-    __hash__ = object.__hash__
+    __hash__: Callable[..., int] = object.__hash__
 
 
 class UnrecordedMetrics(LookupError):

@@ -21,6 +21,7 @@ import msgspec
 from fncb import effects as ef
 from fncb.effects import Effect
 from fncb.events import HOOKS, Event, Metrics
+from fncb.live import is_live, recorded_fields
 from fncb.metrics import Unrecorded
 
 _ANYTHING = (Any, Mapping[str, Any])
@@ -101,8 +102,8 @@ def notation_of(cls: type) -> Notation:
     if not issubclass(cls, Event | Effect):
         raise TypeError(f"record: every record must be an event or an effect, got one of class {cls.__name__}.")
     is_effect, hints = issubclass(cls, Effect), typing.get_type_hints(cls)
-    fields = [field for field in attrs.fields(cls) if field.init and (is_effect or not field.metadata.get("live"))]
-    live = [field.name for field in fields if field.metadata.get("live")]
+    fields: list[Any] = [field for field in (attrs.fields(cls) if is_effect else recorded_fields(cls)) if field.init]
+    live = [field.name for field in fields if is_live(field)]
 
     def take_from_effect(effect: Effect) -> tuple[Any, ...]:
         values = ((field.name, getattr(effect, field.name)) for field in fields)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fncb import events as ev
 from fncb.callback import StepHooks
+from fncb.not_in_step import not_in_step
 from fncb.tree import map_leaves
 
 FIRST_SCALE = 2.0**16  # of a loss whose gradients are half precision; torch.amp's default
@@ -98,7 +99,8 @@ def new_carry(turns: int, dtype: torch.dtype, device: torch.device, scaled: bool
       device: where the model is.
       scaled: whether losses are scaled up.
     """
-    number, whole = {"dtype": dtype, "device": device}, {"dtype": torch.int64, "device": device}
+    number: dict[str, Any] = {"dtype": dtype, "device": device}
+    whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
 
     def of_turn() -> dict[str, Tensor]:
         means = {"sums": torch.zeros(1, **number), "weight": torch.zeros((), **number)}  # times batch size
@@ -133,7 +135,8 @@ def heard(
     carry = held["carry"]
     if part is not None:
         fields["optimizer"] = part.name
-    out = hook(scratch.states, event_type(**{"step": carry["step"], "epoch": carry["epoch"], **fields}))
+    known = {"step": carry["step"], "epoch": carry["epoch"], **fields}
+    out = hook(scratch.states, event_type(**{**not_in_step(event_type), **known}))
     replaced = dict(out.replaced)
     scratch.states = out.state
     published = {name if part is None else part.named(name): value for name, value in replaced.pop("metrics").items()}
@@ -252,7 +255,7 @@ def after_update(
         for name, value in moved.items():
             if value is not params[name]:
                 params[name].copy_(value)
-    metrics = {part.named("loss"): scratch.loss, **scratch.from_loss}
+    metrics: dict[str, Any] = {part.named("loss"): scratch.loss, **scratch.from_loss}
     twice = metrics.keys() & scratch.metrics.keys()
     if twice:
         raise ValueError(f"loss: each metric must have a name of its own, got {sorted(twice)} twice. Rename one.")
@@ -287,7 +290,13 @@ def conclude(
         carry["step"].add_(1)
     before, metrics = scratch.states, {**scratch.metrics, **scratch.published}
     params = detached(held["params"], held["params"])
-    heard(hooks, held, scratch, ev.TrainBatchEnd, None, params=params, batch=batch, metrics=metrics, **model)
+    live = {"params": params, "batch": batch, **model}
+    heard(hooks, held, scratch, ev.TrainBatchEnd, None, metrics=ev.StepMetrics(metrics), **live)
+    taken = scratch.metrics.keys() & scratch.published.keys()
+    if taken:
+        raise ValueError(
+            f"step hooks: each metric must have a name of its own, got the loss's {sorted(taken)}. Rename it."
+        )
     left_out = torch.stack(scratch.skips).all() if len(scratch.skips) == turns else None
     scratch.states = put_back(left_out, before, scratch.states, keep=())
     map_leaves(lambda old, new: old.copy_(new), held["states"], scratch.states)

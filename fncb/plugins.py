@@ -8,7 +8,7 @@ from typing import Any
 
 from fncb.callback import Callback, compose
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 GROUP = "fncb.callbacks"
 

@@ -123,6 +123,8 @@ class RandomState:
       at_epoch: as it was then.
     """
 
+    at_epoch: dict[str, Any]
+
     def __init__(self, generators: Iterable[torch.Generator] = (), at: Position | None = None) -> None:
         self._generators, self._at = list(generators), at or Position()
         self.at_epoch = self.now()

@@ -1,16 +1,19 @@
 """Number formats: what a model, its losses and their gradients are computed in."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
 from torch import nn
 
 from fncb.batch import refill, tensors
+from fncb.fields import must_be_one_of
 from fncb.task import Task
 
 Precision = Literal["32", "bf16-mixed", "16-mixed", "64"]
+PrecisionGiven: TypeAlias = Precision | Literal["32-true", "64-true", 32, 64]
+"""A precision as it may be written, Lightning's other names of two of them included."""
 
 _ALSO = {32: "32", 64: "64", "32-true": "32", "64-true": "64"}
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -19,8 +22,7 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def checked(who: str, precision: Any) -> Precision:
     """The precision that is meant; Lightning's `32`, `64`, "32-true" and "64-true" are understood."""
     precision = _ALSO.get(precision, precision)
-    if precision not in ("32", "64", *_AUTOCAST):
-        raise ValueError(f"{who}: precision must be '32', 'bf16-mixed', '16-mixed' or '64', got {precision!r}.")
+    must_be_one_of(who, "precision", precision, ("32", *_AUTOCAST, "64"))
     return precision
 
 
@@ -29,7 +31,7 @@ def needs_scale(precision: Precision) -> bool:
     return precision == "16-mixed"
 
 
-def with_precision(task: Task, precision: Precision, where: torch.device) -> Task:
+def with_precision(task: Task, precision: Precision, device: torch.device) -> Task:
     """The task with its functions computing in a precision; for "64" its model is converted, in place.
 
     Mixed precision is torch's autocast: parameters and optimizer stay in float32, products run in half precision.
@@ -44,7 +46,7 @@ def with_precision(task: Task, precision: Precision, where: torch.device) -> Tas
             return {name: wrap(each) for name, each in fn.items()}
         if fn is None:
             return None
-        return _in_double(fn) if precision == "64" else _under_autocast(fn, where.type, _AUTOCAST[precision])
+        return _in_double(fn) if precision == "64" else _under_autocast(fn, device.type, _AUTOCAST[precision])
 
     functions = {name: getattr(task, name) for name in ("loss", "validate", "test")} | {"predict": task.predicts}
     return attrs.evolve(task, **{name: wrap(fn) for name, fn in functions.items()})

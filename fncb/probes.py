@@ -8,18 +8,18 @@ from typing import Any
 import torch
 
 from fncb.effects import Probe
-from fncb.events import Event, Probed, hook_name
-from fncb.interpret import Handler
+from fncb.events import Event, Probed, counters, hook_name
+from fncb.handling import Handler
 
 Answers = Callable[[Any, Event], Mapping[str, float] | None]
 """Given an argument and the event, finds something out; None is no answer."""
 
 
-def probing(where: torch.device | None = None, **more: Answers) -> Handler:
+def probing(device: torch.device | None = None, **more: Answers) -> Handler:
     """Carries out `Probe`.
 
     Args:
-      where: the device that the run is on; None is the accelerator, or the CPU if there is none.
+      device: that the run is on; None is the accelerator, or the CPU if there is none.
       **more: facts that only the loop around knows, by name.
 
     Example:
@@ -28,7 +28,7 @@ def probing(where: torch.device | None = None, **more: Answers) -> Handler:
       {'momentum': 0.5}
     """
     known: dict[str, Answers] = {
-        "device": lambda cpu, _: device_stats(cpu, where),
+        "device": lambda cpu, _: device_stats(cpu, device),
         "file": lambda path, _: {} if Path(path).exists() else None,
         **more,
     }
@@ -39,14 +39,13 @@ def probing(where: torch.device | None = None, **more: Answers) -> Handler:
         found = known[effect.what](effect.argument, event)
         if found is None:
             return None
-        counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
         at = hook_name(type(event))
-        return Probed(**counters, what=effect.what, key=effect.key or "", at=at, metrics=found)
+        return Probed(**counters(event), what=effect.what, key=effect.key or "", at=at, metrics=found)
 
     return probe
 
 
-def device_stats(cpu: Any = None, where: torch.device | None = None) -> dict[str, float]:
+def device_stats(cpu: Any = None, device: torch.device | None = None) -> dict[str, float]:
     """Memory and use of a device; of the CPU too if asked for, or if `cpu` is None and there is nothing else.
 
     What an accelerator has allocated is counted on the host, so nothing waits for it. What is not known of it is left
@@ -56,12 +55,12 @@ def device_stats(cpu: Any = None, where: torch.device | None = None) -> dict[str
       ModuleNotFoundError: for the CPU, without psutil.
     """
     found: dict[str, float] = {}
-    if where is None and torch.accelerator.is_available():
-        where = torch.accelerator.current_accelerator()
-    kind = "cpu" if where is None else where.type
-    if kind != "cpu":
-        found |= _allocated() | (_cuda_use() if kind == "cuda" else {})
-    if cpu or (cpu is None and kind == "cpu"):
+    if device is None and torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+    of = "cpu" if device is None else device.type
+    if of != "cpu":
+        found |= _allocated() | (_cuda_use() if of == "cuda" else {})
+    if cpu or (cpu is None and of == "cpu"):
         psutil = _psutil()
         found["cpu_percent"] = psutil.cpu_percent()
         found["cpu_vm_percent"] = psutil.virtual_memory().percent
@@ -92,8 +91,8 @@ def _psutil() -> Any:
         import psutil
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            "device_stats_monitor: what the CPU does is read with psutil, got none. pip install 'fncb[monitor]', or "
-            "pass cpu_stats=False."
+            "Probe: what the CPU does is read with psutil, got none. pip install 'fncb[monitor]', or leave the CPU "
+            "out: Probe('device', False)."
         ) from None
     psutil.cpu_percent()  # the first reading is of no time at all
     return psutil

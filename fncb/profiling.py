@@ -1,7 +1,6 @@
 """Profiles of a stretch of a run, written as traces."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ from torch.profiler import ProfilerActivity, profile, supported_activities
 from fncb.disk import make_directories
 from fncb.effects import Effect, StartProfiler, StopProfiler
 from fncb.events import Event
+from fncb.handling import Handler
+from fncb.naming import free_name
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 
 class Profiler:
@@ -21,7 +22,7 @@ class Profiler:
         self._running: Any = None
         self._path = Path()
 
-    def carries_out(self) -> dict[type[Effect], Any]:
+    def carries_out(self) -> dict[type[Effect], Handler]:
         """Effects and the functions that carry them out."""
         return {StartProfiler: self.start, StopProfiler: self.stop}
 
@@ -45,16 +46,6 @@ class Profiler:
             return
         running.stop()
         make_directories(self._path.parent)
-        path = _free(self._path)
+        path = free_name(self._path)
         running.export_chrome_trace(str(path))
         log.info("fncb: the trace of the profile is %s", path)
-
-
-def _free(path: Path) -> Path:
-    """The path itself, or with `-v1`, `-v2`, ... before its suffix, which may be `.json.gz`, if the name is taken."""
-    name, suffix, zipped = path.name.rpartition(".json") if ".json" in path.name else (path.stem, path.suffix, "")
-    free, attempt = path, 0
-    while os.path.lexists(free):
-        attempt += 1
-        free = path.with_name(f"{name}-v{attempt}{suffix}{zipped}")
-    return free

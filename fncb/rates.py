@@ -22,6 +22,11 @@ class Rates:
       at: tells whether they rest.
     """
 
+    task: Task
+    step: Step
+    schedules: Mapping[str, LRScheduler]
+    at: Position
+
     def __init__(self, task: Task, step: Step, schedules: Mapping[str, LRScheduler], at: Position):
         self.task, self.step, self.schedules, self.at = task, step, schedules, at
 

@@ -13,8 +13,9 @@ from fncb.batch_ends import BatchEnds, to_the_microsecond
 from fncb.disk import make_directories
 from fncb.effects import Effect
 from fncb.events import Event, Metrics, TrainBatchEnd, TrainBatchStart
-from fncb.frames import LARGEST, LONGEST_LINE, packer, stem_and_suffix
+from fncb.frames import LARGEST, LONGEST_LINE, packer
 from fncb.metrics import read_pending
+from fncb.naming import numbered
 from fncb.notation import Notation, must_be_readable, notation_of, write_all
 from fncb.recording import FORMAT, HEADER, encode_noted, header_of, lines_of
 
@@ -36,6 +37,8 @@ class Recorder:
     Attributes:
       path: the file; `events-v1.jsonl` if `events.jsonl` was taken.
     """
+
+    path: Path
 
     def __init__(
         self,
@@ -214,9 +217,8 @@ class Recorder:
 
 
 def _create(path: Path) -> tuple[Path, Any]:
-    stem, suffix = stem_and_suffix(path)
     for attempt in count():
-        free = path.with_name(f"{stem}-v{attempt}{suffix}") if attempt else path
+        free = numbered(path, attempt) if attempt else path
         try:
             return free, open(free, "xb", buffering=0)
         except FileExistsError:

@@ -9,7 +9,7 @@ that ends in `.gz` or `.zst` has the file compressed.
 
 import logging
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,21 @@ class Recording:
         return tuple([entry for entry in self.entries if isinstance(entry, Effect)])
 
 
+def asked_at(entries: Iterable[Event | Effect]) -> Iterator[tuple[Event, tuple[Effect, ...]]]:
+    """Each event with the effects that were asked for at it."""
+    event: Event | None = None
+    effects: list[Effect] = []
+    for entry in entries:
+        if isinstance(entry, Effect):
+            effects.append(entry)
+            continue
+        if event is not None:
+            yield event, tuple(effects)
+        event, effects = entry, []
+    if event is not None:
+        yield event, tuple(effects)
+
+
 def read(path: str | Path, only: Container[str] | None = None) -> Recording:
     """Reads a recording. A torn tail is left out, with a warning; everything before it must be as it was written.
 
@@ -116,7 +131,7 @@ def read(path: str | Path, only: Container[str] | None = None) -> Recording:
     return Recording(header, tuple(entries), torn, tuple(resumed))
 
 
-encode_noted = msgspec.json.Encoder(enc_hook=repr).encode
+encode_noted: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=repr).encode
 """JSON of what a header is given: a function in a config is noted by its repr, not kept."""
 
 

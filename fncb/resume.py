@@ -18,7 +18,7 @@ from fncb.store import Latest, Rejected
 from fncb.tree import copy_into, map_leaves
 from fncb.weights import must_fit
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +59,12 @@ class Resumed:
         }
         told = "".join(f"; {what}: {', '.join(names)}" for what, names in named.items() if names)
         return f"going on from {self.path}: epoch {self.epoch}, step {self.step}{told}"
+
+
+def tell(resumed: Resumed) -> None:
+    """Says in one log line what a run goes on from, as a warning if something is not as it was saved."""
+    differs = resumed.left_out or resumed.added or resumed.removed or resumed.rejected
+    log.log(logging.WARNING if differs else logging.INFO, "fncb: %s", resumed)
 
 
 def find(who: str, resume: str | Path, callbacks: Callback[Any], to_go_on: bool = True) -> Latest:

@@ -1,7 +1,6 @@
 """A copy of what is trained, to go back to."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from fncb import optimizer as opt
 from fncb.effects import Effect, Remember, Rollback
 from fncb.events import Event
+from fncb.handling import Handler
 from fncb.step import Step
 from fncb.tree import leaves
 
@@ -24,7 +24,7 @@ class Rewind:
         self._step = step
         self._kept: dict[str, Tensor] = {}
 
-    def carries_out(self) -> dict[type[Effect], Any]:
+    def carries_out(self) -> dict[type[Effect], Handler]:
         """Effects and the functions that carry them out."""
         return {Remember: self.remember, Rollback: self.rollback}
 

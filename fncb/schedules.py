@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, overload
 
 import attrs
 
 from fncb import events as ev
 from fncb.callback import Callback, Emit, StepHooks, compose
+from fncb.emitting import S
 from fncb.fields import hook_names
 from fncb.tree import map_leaves
 
@@ -171,6 +172,10 @@ def _from(who: str, unit: str, n: Any) -> Predicate:
     return Predicate(f"after({unit}={n})", lambda event: getattr(event, field) >= n, unit != "seconds")
 
 
+@overload
+def when(predicate: Callable[[Any], Any], callback: Callback[S]) -> Callback[S]: ...
+@overload
+def when(predicate: Callable[[Any], Any], callback: Iterable[Callback[Any]]) -> Callback[Mapping[str, Any]]: ...
 def when(predicate: Callable[[Any], Any], callback: Callback[Any] | Iterable[Callback[Any]]) -> Callback[Any]:
     """The callback, heard only at the events for which a predicate holds.
 

@@ -7,7 +7,7 @@ recording, writing checkpoints and sinks, has rooms of its own.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import reduce
 from pathlib import Path
@@ -23,18 +23,20 @@ from fncb.batch_ends import to_the_microsecond
 from fncb.callback import Callback, compose
 from fncb.effects import Attach, Delete, Effect, Log, LogHistogram, LogImage, Probe, Save, Stop
 from fncb.garbage import Garbage
-from fncb.interpret import Handler, Screen, handlers, refuse_what_nobody_does
+from fncb.handling import Handler, must_be_asked_at
+from fncb.interpret import Screen, handlers, refuse_what_nobody_does
 from fncb.journal import Journal
 from fncb.keeper import Keeper
+from fncb.naming import free_name
 from fncb.probes import probing
 from fncb.profiling import Profiler
-from fncb.resume import differences, must_be_alike, noted
+from fncb.resume import Resumed, differences, find, must_be_alike, noted, tell
 from fncb.sinks.sink import Sink, Sinks, tell_what_nobody_shows
 from fncb.snapshot import load_state_dict, state_dict
 from fncb.tree import leaves
 from fncb.weights import not_finite, weights_alone
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 _NO_TIME_TO_SAVE = frozenset((*ev.IN_STEP, ev.StepCompiled)) - {ev.TrainBatchStart, ev.TrainBatchEnd}
 """Events of a batch that is done and not over: they come with the counters from before it."""
@@ -98,6 +100,11 @@ class Session:
       ...     session.stopped is not None
       True
     """
+
+    callbacks: Callback[Mapping[str, Any]]
+    objects: dict[str, Any]
+    attempt: int
+    heard: int
 
     def __init__(
         self,
@@ -172,13 +179,13 @@ class Session:
         """Seconds since the run began, summed over its resumes, to the microsecond."""
         return to_the_microsecond(self._before + time.perf_counter() - self._began)
 
-    def wants(self, *event_types: type[ev.Event]) -> bool:
+    def wants(self, *kinds: type[ev.Event]) -> bool:
         """Whether anybody would notice one of these events: a hook, the recording or a sink."""
-        return any(self.hears(kind) or self._journal.wants(kind) for kind in event_types)
+        return any(self.hears(kind) or self._journal.wants(kind) for kind in kinds)
 
-    def hears(self, event_type: type[ev.Event]) -> bool:
+    def hears(self, kind: type[ev.Event]) -> bool:
         """Whether a hook or a sink would notice one of these events."""
-        return self.callbacks.hears(event_type) or (bool(self._sinks) and event_type in Sinks.HEAR)
+        return self.callbacks.hears(kind) or (bool(self._sinks) and kind in Sinks.HEAR)
 
     def record_batch_end(self, epoch: int, step: int, batch_idx: int, metrics: ev.Metrics) -> None:
         """Records a `TrainBatchEnd` that is wanted and that nobody hears, without making it: a fifth of the time."""
@@ -242,7 +249,7 @@ class Session:
             )
         if names and type(event) in _NO_TIME_TO_SAVE:
             raise ValueError(
-                f"Save: a checkpoint must be of a moment between batches, got {type(event).__name__}, when one is "
+                f"Save: a checkpoint must be of a moment between batches, got {ev.hook_name(type(event))}, when one is "
                 "under way. Ask for it at on_train_batch_end."
             )
         for effect in effects:
@@ -263,7 +270,6 @@ class Session:
         return answers
 
     def _save(self, saves: list[Save], event: ev.Event) -> list[ev.Event]:
-        counters: dict[str, Any] = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
         wrong = [name for thing in self.objects.values() if isinstance(thing, nn.Module) for name in not_finite(thing)]
         if wrong:
             log.warning(
@@ -272,7 +278,7 @@ class Session:
             )
             return []
         answers: list[ev.Event] = []
-        free = [store.free_name(save.path, save.starting_version) for save in saves]
+        free = [free_name(save.path, save.starting_version) for save in saves]
         named = [{"path": str(path), "requested": save.path} for path, save in zip(free, saves, strict=True)]
         for save, saving in zip(saves, named, strict=True):
             self.settle()  # one at a time
@@ -283,7 +289,7 @@ class Session:
             written = self._keeper.write(save, saving, tree, before=self._journal.sync)
             if written is not None:
                 self._unheard.append(saving)
-                answers.append(ev.Saved(**counters, **written))
+                answers.append(ev.Saved(**ev.counters(event), **written))
         self._saving = []
         return answers
 
@@ -306,10 +312,9 @@ class Session:
             return
         self._unheard.append({name: written[name] for name in ("path", "requested")})
         epoch, step = self._at
-        counters: dict[str, Any] = {"epoch": epoch, "step": step, "seconds": self.seconds}
         busy, self._busy = self._busy, True
         try:
-            self._answer([ev.Saved(**counters, **written)])
+            self._answer([ev.Saved(epoch=epoch, step=step, seconds=self.seconds, **written)])
         finally:
             self._busy = busy
 
@@ -337,16 +342,14 @@ class Session:
         self._attached = {}
         if not self.wants(ev.SaveCheckpoint):
             return []
-        counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
-        effects = self._hear(ev.SaveCheckpoint(**counters, path=path))
+        effects = self._hear(ev.SaveCheckpoint(**ev.counters(event), path=path))
         again = [effect for effect in effects if type(effect) is Save]
         if again:
             raise ValueError(f"on_save_checkpoint must not save, got {again[0]!r}.")
         return self._carry_out(effects, self._last)
 
     def _attach(self, effect: Attach, event: ev.Event) -> None:
-        if type(event) is not ev.SaveCheckpoint:
-            raise ValueError(f"Attach: it must be asked for at on_save_checkpoint, got it at {type(event).__name__}.")
+        must_be_asked_at("Attach", event, ev.SaveCheckpoint)
         data = state_dict(effect.data)
         if any(hasattr(leaf, "data_ptr") for _, leaf in leaves(data)):
             raise TypeError(f"Attach: data must be plain, got a tensor from {effect.key}. Give it as a list.")
@@ -356,7 +359,7 @@ class Session:
         if self.stopped is not None:
             return None
         self.stopped = effect
-        return ev.StopRequested(epoch=event.epoch, step=event.step, seconds=event.seconds, reason=effect.reason)
+        return ev.StopRequested(**ev.counters(event), reason=effect.reason)
 
     def _log(self, effect: Log, event: ev.Event) -> None:
         if not effect.only_to_sinks:
@@ -364,7 +367,7 @@ class Session:
         self._sinks.log(ev.Metrics(effect.metrics), event)
 
     @contextmanager
-    def rehearsal(self) -> Iterator[None]:
+    def sanity_check(self) -> Generator[None]:
         """What is logged in this block reaches no sink and is forgotten, as in a sanity check."""
         logged, self._sinks.resting = dict(self.logged), True
         try:
@@ -397,6 +400,42 @@ class Session:
             "kinds": {name: type(thing).__qualname__ for name, thing in self.objects.items()},
             "configs": {part.key: noted(part.config) for part in self.callbacks.parts or ()},
         }
+
+    def resume(self, where: str | Path = "last") -> Resumed | None:
+        """Goes on from a checkpoint: callbacks' states, objects and the recording are as they were.
+
+        Call it before the first event. Where the loop goes on is its own affair: `epoch` and `step` of what is returned
+        are those of the event that the checkpoint was written at.
+
+        Args:
+          where: a checkpoint; a directory, whose newest that verifies is meant; "last", the newest in the directories
+            of all `checkpoint` callbacks, if there is one yet; "best", the best by the first of them with a `monitor`.
+
+        Returns:
+          What is as it was saved and what is not, which the log says too; None where "last" finds none.
+
+        Raises:
+          ValueError: if there is none, or if what it holds does not fit, as for `load`.
+          FileNotFoundError: if a path is not there.
+
+        Example:
+          >>> import tempfile
+          >>> from fncb.callbacks import checkpoint
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     for end in (2, 4):
+          ...         with Session(checkpoint(folder)) as session:
+          ...             resumed = session.resume()
+          ...             for epoch in range(resumed.epoch + 1 if resumed else 0, end):
+          ...                 session(ev.TrainEpochEnd(epoch=epoch, step=10 * (epoch + 1)))
+          ...     resumed.epoch, resumed.step
+          (1, 20)
+        """
+        found = find("Session.resume", where, self.callbacks)
+        if found.path is None:
+            return None
+        resumed = Resumed(path=found.path, rejected=found.rejected, **self.load(store.read(found.path)))
+        tell(resumed)
+        return resumed
 
     def load(self, snapshot: Mapping[str, Any]) -> dict[str, Any]:
         """Takes back what `snapshot` gave: callbacks' states by key, then the objects in the order given.

@@ -3,10 +3,10 @@
 import logging
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -14,9 +14,10 @@ import torch
 from fncb.callback import Callback, compose
 from fncb.callbacks import clip_grad_norm, timer
 from fncb.durations import seconds_of
+from fncb.fields import is_number, must_be_int, must_be_one_of
 from fncb.precision import Precision, checked
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 Interval = int | float | str | timedelta | Mapping[str, float]
 
@@ -42,7 +43,7 @@ class Settings:
     log_every_n_steps: int = 50
     gradient_clip_val: float | None = None
     precision: Precision = "32"
-    deterministic: bool | str | None = None
+    deterministic: bool | Literal["warn"] | None = None
     detect_anomaly: bool = False
 
     @property
@@ -95,22 +96,17 @@ def _check_counts(settings: Settings) -> None:
     if settings.check_val_every_n_epoch is not None:
         least["check_val_every_n_epoch"] = 1
     for name, at_least in least.items():
-        value = getattr(settings, name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"fit: {name} must be an int, got {value!r}.")
-        if value < at_least:
-            raise ValueError(f"fit: {name} must be {at_least} or more, got {value}.")
+        must_be_int("fit", name, getattr(settings, name), at_least)
     if not isinstance(settings.fast_dev_run, int) or settings.fast_dev_run < 0:
         raise ValueError(
             f"fit: fast_dev_run must be True, False or a number of batches, got {settings.fast_dev_run!r}."
         )
-    if settings.deterministic not in (None, True, False, "warn"):
-        raise ValueError(f"fit: deterministic must be True, False, 'warn' or None, got {settings.deterministic!r}.")
+    must_be_one_of("fit", "deterministic", settings.deterministic, (True, False, "warn", None))
 
 
 def check_limit(who: str, name: str, value: Any) -> None:
     """Raises unless a limit is a number of batches or a fraction of them."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise TypeError(f"{who}: {name} must be an int (batches) or a float (a fraction of them), got {value!r}.")
     if value < 0 or (isinstance(value, float) and not value <= 1):
         raise ValueError(f"{who}: {name} must be 0 batches or more, or a fraction in [0.0, 1.0], got {value}.")
@@ -120,7 +116,7 @@ def _check_interval(settings: Settings) -> None:
     value, who = settings.val_check_interval, "fit: val_check_interval"
     if isinstance(value, str | timedelta | Mapping):
         seconds_of(who, value)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif not is_number(value):
         raise TypeError(f"{who} must be an int, a float or a duration, got {value!r}.")
     elif isinstance(value, float) and not 0 <= value <= 1:
         raise ValueError(f"{who} as a float is a fraction of an epoch in [0, 1], got {value}. Pass an int for batches.")
@@ -181,7 +177,7 @@ def with_sugar(settings: Settings, callbacks: Callback[Any]) -> Callback[Any]:
 
 
 @contextmanager
-def torch_modes(settings: Settings) -> Iterator[None]:
+def torch_modes(settings: Settings) -> Generator[None]:
     """Torch's process-wide modes, as they were afterwards."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if settings.deterministic is not None:

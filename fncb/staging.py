@@ -1,6 +1,5 @@
 """What every stage begins and ends with: its set-up, its tear-down, and what goes wrong between them."""
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,36 +12,15 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback, compose, note
 from fncb.callbacks import progress_bar
-from fncb.effects import (
-    Apply,
-    Effect,
-    Freeze,
-    HoldSchedules,
-    KeepPredictions,
-    RefreshBatchNorm,
-    Remember,
-    Render,
-    Rollback,
-    ScaleLR,
-    Set,
-    SetAccumulation,
-    SetLR,
-    Skip,
-    StopEpoch,
-    Transform,
-    Unfreeze,
-    Validate,
-)
+from fncb.effects import OF_TRAINING, Effect, KeepPredictions, Render
 from fncb.evaluation import Fire
-from fncb.interpret import Handler
+from fncb.handling import Handler
 from fncb.loaders import Loaders
-from fncb.resume import Resumed, find
+from fncb.resume import Resumed, find, tell
 from fncb.session import Session
 from fncb.settings import check_limit
 from fncb.signals import Signals
 from fncb.weights import must_fit, take_what_fits, weights_in
-
-log = logging.getLogger("fncb")
 
 T = TypeVar("T")
 
@@ -58,17 +36,13 @@ def set_up(stage: str, fire: Fire, session: Session, resumed: Resumed | None, si
     signals.act()
 
 
-_TRAINING = (SetLR, ScaleLR, HoldSchedules, Set, SetAccumulation, Freeze, Unfreeze, Apply, Transform)
-_TRAINING += (Skip, StopEpoch, Validate, RefreshBatchNorm, Remember, Rollback)
-
-
 def of_other_stages(stage: str) -> dict[type[Effect], Handler]:
     """Effects that a stage has no use for: a callback that may ask for them elsewhere can be there all the same."""
 
     def refuse(effect: Effect, event: ev.Event) -> None:
         raise ValueError(f"{stage}: there must be something to carry this out on, got {effect!r}.")
 
-    return dict.fromkeys((KeepPredictions,) if stage == "fit" else (*_TRAINING, KeepPredictions), refuse)
+    return dict.fromkeys((KeepPredictions,) if stage == "fit" else (*OF_TRAINING, KeepPredictions), refuse)
 
 
 def limited(stage: str, name: str, given: Any, limit: int | float | None) -> Loaders:
@@ -116,6 +90,7 @@ def go_on(
     if found.path is None:
         return None
     snapshot = store.read(found.path)
+    told: dict[str, Any]
     if not weights_only and "weights_only" not in snapshot:
         # a recording is of one training: what a checkpoint is tested for is recorded by itself
         told = session.load(snapshot if who == "fit" else {**snapshot, "recorded": None})
@@ -130,8 +105,7 @@ def go_on(
         if not weights_only:
             told |= {name: snapshot[name] for name in ("epoch", "step")}
     resumed = Resumed(path=found.path, rejected=found.rejected, **told)
-    differs = resumed.left_out or resumed.added or resumed.removed or resumed.rejected
-    log.log(logging.WARNING if differs else logging.INFO, "fncb: %s", resumed)
+    tell(resumed)
     return resumed
 
 

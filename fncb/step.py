@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +22,12 @@ from fncb.measures import Measured, Measures
 from fncb.phases import Part, Scratch
 from fncb.position import random_state, set_random_state
 from fncb.regions import Found, Regions, regions
-from fncb.step_hooks import NamedParams
+from fncb.step_hooks import NamedParams, raised_in
 from fncb.task import Turn
 from fncb.tree import copy_into, leaves, map_leaves
 from fncb.watching import watching
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 ONE_GRAPH, TWO_REGIONS, EAGER = LEVELS = ("one graph", "two regions", "eager")
 ANY_SHAPE = "any shape"
@@ -58,6 +59,18 @@ class Step:
       states: the step hooks' states, key to tree of tensors.
       params: the trainable parameters by name.
     """
+
+    model: nn.Module
+    turns: tuple[Turn, ...]
+    hooks: StepHooks[Any] | None
+    optimizers: list[torch.optim.Optimizer]
+    dtype: torch.dtype
+    carry: dict[str, Any]
+    torn: bool
+    measures: Measures
+    params: dict[str, nn.Parameter]
+    buffers: dict[str, Tensor]
+    started: list[bool]
 
     def __init__(
         self,
@@ -399,6 +412,7 @@ class Step:
 
             return compiling.one_graph(fn, on_compile=counted, static=static)
 
+        falls: list[_Fall] = []
         while self.level != EAGER:
             # what runs before a later region fails to compile has moved everything
             before = self._copies() if self.level == TWO_REGIONS else None
@@ -414,12 +428,14 @@ class Step:
                 if before is not None:
                     self._put_back(before)
                 if not self._make_room():
-                    self._step_down(compiling.reason(error))
+                    falls.append(self._fall(error))
                 continue
+            self._tell(falls)
             self._graphs[key] = run
             if not static:
                 self._graphs[ANY_SHAPE, kind, None] = run
             return made
+        self._tell(falls)
         return self._eager(batch, kind)
 
     def _copies(self) -> tuple[Any, ...]:
@@ -435,11 +451,28 @@ class Step:
             optimizer.load_state_dict(state)
         set_random_state(random)
 
-    def _step_down(self, reason: str, below: str | None = None) -> None:
-        if below is None:
-            below = EAGER if "compiler" in reason.lower() and "C++" in reason else LEVELS[LEVELS.index(self.level) + 1]
-        log.warning("fncb: the step runs as %s, not as %s: %s", below, self.level, reason)
-        self.level = below
+    def _fall(self, error: Exception) -> "_Fall":
+        """Takes the next level, or the last one without a compiler."""
+        cause = next((each for each in compiling.behind(error) if raised_in(each)), error)
+        reason = compiling.reason(cause)
+        without = "compiler" in reason.lower() and "C++" in reason
+        fell = _Fall(self.level, reason, raised_in(cause))
+        self._run_as(EAGER if without else LEVELS[LEVELS.index(self.level) + 1])
+        return fell
+
+    def _step_down(self, reason: str, below: str = TWO_REGIONS) -> None:
+        fell = _Fall(self.level, reason)
+        self._run_as(below)
+        self._tell([fell])
+
+    def _tell(self, falls: list["_Fall"]) -> None:
+        """Says once what became of it; what keeps it from two levels is not said twice."""
+        told = [fell for fell in falls if fell is falls[0] or fell.kind != falls[0].kind]
+        if told:
+            log.warning("fncb: the step runs as %s, not as %s", self.level, "; nor as ".join(map(str, told)))
+
+    def _run_as(self, level: str) -> None:
+        self.level = level
         self._graphs.clear()
 
     def _make_room(self) -> bool:
@@ -452,3 +485,21 @@ class Step:
         self.averaged = list(self._found)
         self._graphs.clear()
         return True
+
+
+@attrs.frozen
+class _Fall:
+    """Why the step does not run as a level: the error in one line, and key and name of the step hook it came from."""
+
+    level: str
+    reason: str
+    hook: tuple[str, str] | None = None
+
+    @property
+    def kind(self) -> tuple[Any, str]:
+        """Whose fault it is and the class of the error; its text tells of the level too."""
+        return self.hook, self.reason.split(":")[0]
+
+    def __str__(self) -> str:
+        because = "" if self.hook is None else ", because of the step hook `{1}` of {0!r}".format(*self.hook)
+        return f"{self.level}{because}: {self.reason}"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 import attrs
 
 from fncb import events as ev
-from fncb.emitting import Emit, Hook, S, emit
+from fncb.emitting import Emit, Hook, S
 from fncb.fields import hook_names, must_be_callable, refuse_unknown
+from fncb.notes import note_hook
 from fncb.tree import leaves
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class NamedParams(dict[str, Any]):
       buffers: the model's buffers by name.
       frozen: names of parameters that are not trained now, and not here.
     """
+
+    buffers: Params
+    frozen: tuple[str, ...]
 
     def __init__(self, params: Params, buffers: Params, frozen: tuple[str, ...] = ()):
         super().__init__(params)
@@ -165,7 +169,12 @@ def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any
         states, replaced, metrics, skip = dict(states), {}, {}, {}
         for key, listener in listeners:
             who = f"{key}: step hook {name}"
-            out = listener(states[key], event)
+            try:
+                out = listener(states[key], event)
+            except BaseException as error:
+                note_hook(error, key, f"step hook {name}", event)
+                error.__dict__[_RAISED_IN] = (key, name)
+                raise
             out = out if type(out) is Emit else Emit(out)
             _same_tensors(who, states[key], out.state)
             if out.effects:
@@ -188,11 +197,19 @@ def _in_step_order(listeners: list[tuple[str, Any]], name: str) -> Callable[[Any
             replaced.update(given)
             event = attrs.evolve(event, **given) if given else event
             states[key] = out.state
-        return emit(states, metrics=metrics, skip=skip, **replaced)
+        return Emit(states, (), {"metrics": metrics, "skip": skip, **replaced})
 
     hook.__name__ = name
     return hook
 
+
+def raised_in(error: BaseException) -> tuple[str, str] | None:
+    """Key and name of the step hook that an exception came from, if it came from one."""
+    return error.__dict__.get(_RAISED_IN)
+
+
+_RAISED_IN = "fncb_step_hook"
+"""Where an exception keeps that: what torch.compile raises instead of it still leads to it."""
 
 _SKIPPABLE = (ev.AfterBackward, ev.BeforeOptimizerStep)
 """Events at which a batch or an update can be left out."""

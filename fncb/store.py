@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -147,16 +147,6 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return {**plain, "format": "fncb", **versions}
 
 
-def free_name(path: str | Path, first: int = 1) -> Path:
-    """The path itself, or with `-v1`, `-v2`, ... before its suffix if the name is taken, from `first` on."""
-    path = Path(path)
-    free, attempt = path, first
-    while os.path.lexists(free):
-        free = path.with_name(f"{path.stem}-v{attempt}{path.suffix}")
-        attempt += 1
-    return free
-
-
 def checkpoints(directory: str | Path) -> list[Path]:
     """The `.safetensors` files of a directory and those within whose headers are good, newest first."""
     return survey(directory)[0]
@@ -293,7 +283,7 @@ def _fill(handle: int, packed: Packed, begin: int, disk: Disk) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BufferedReader, Header]]:
+def _opened(path: Path) -> Generator[tuple[BufferedReader, Header]]:
     """A file and its header, once it is known to be as long as that says."""
     with explained("store.read", path), open(path, "rb") as file:
         header = _read_header(file, path)
@@ -348,4 +338,4 @@ def _replace_nothing(temporary: Path, path: Path, disk: Disk) -> None:
 
 
 def _taken(path: Path) -> FileExistsError:
-    return FileExistsError(f"store.write: the name must be free, got {path}. Take free_name(path).")
+    return FileExistsError(f"store.write: the name must be free, got {path}. Take naming.free_name(path).")

@@ -1,7 +1,7 @@
 """What is trained: a model, its loss, its optimizer and its schedule."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 from toolz import isdistinct
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fncb.fields import must_be_int, must_be_one_of
 from fncb.measures import Measured, keeps_state
 from fncb.optimizer import keep_schedules_quiet, named_groups
 
@@ -56,7 +57,7 @@ class Task:
     optimizer: MakesOptimizer | Mapping[str, MakesOptimizer] | None = attrs.field(default=None, kw_only=True)
     every: Mapping[str, int] = attrs.field(factory=dict, kw_only=True)
     schedule: MakesSchedule | Mapping[str, MakesSchedule] | None = attrs.field(default=None, kw_only=True)
-    schedule_interval: str = attrs.field(default="epoch", kw_only=True)
+    schedule_interval: Literal["epoch", "step"] = attrs.field(default="epoch", kw_only=True)
     schedule_monitor: str = attrs.field(default="val_loss", kw_only=True)
     validate: Loss | None = attrs.field(default=None, kw_only=True)
     test: Loss | None = attrs.field(default=None, kw_only=True)
@@ -67,8 +68,7 @@ class Task:
             raise TypeError(f"Task: model must be a torch.nn.Module, got {self.model!r}.")
         for name in ("loss", "optimizer", "schedule", "validate", "test", "predict"):
             _must_be_functions(name, getattr(self, name))
-        if self.schedule_interval not in ("epoch", "step"):
-            raise ValueError(f"Task: schedule_interval must be 'epoch' or 'step', got {self.schedule_interval!r}.")
+        must_be_one_of("Task", "schedule_interval", self.schedule_interval, ("epoch", "step"))
         self._must_have_the_same_names()
 
     def _must_have_the_same_names(self) -> None:
@@ -90,8 +90,7 @@ class Task:
                     f"Task: {field} must use names of the optimizers, got {list(given)}. There are {names}."
                 )
         for name, n in self.every.items():
-            if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-                raise ValueError(f"Task: every must be 1 round or more, got {n!r} for {name!r}.")
+            must_be_int("Task", f"every[{name!r}]", n, 1, "round")
         if names and self.every.keys() == set(names) and 1 not in self.every.values():
             raise ValueError(f"Task: every must leave an optimizer for each round, got {dict(self.every)}.")
 

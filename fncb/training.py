@@ -28,7 +28,7 @@ from fncb.task import Task
 from fncb.upkeep import Upkeep
 from fncb.views import eval_mode
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 _IN_STEP = (ev.BeforeZeroGrad, ev.BeforeBackward, ev.AfterBackward, ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
 _OF_UPDATES = (ev.BeforeOptimizerStep, ev.AfterOptimizerStep)
@@ -40,6 +40,19 @@ class Training:
     What a checkpoint needs so that the run goes on here is in `at` before an event is fired: `at.phase` tells which.
     """
 
+    task: Task
+    step: Step
+    rates: Rates
+    device: torch.device
+    train: Loaders
+    val: Loaders
+    at: Position
+    randomness: RandomState
+    settings: Settings
+    signals: Signals
+    sight: Sight
+    upkeep: Upkeep
+
     def __init__(
         self,
         task: Task,
@@ -47,7 +60,7 @@ class Training:
         rates: Rates,
         train: Loaders,
         val: Loaders,
-        where: torch.device,
+        device: torch.device,
         at: Position,
         randomness: RandomState,
         settings: Settings,
@@ -55,7 +68,7 @@ class Training:
         sight: Sight,
         upkeep: Upkeep,
     ):
-        self.task, self.step, self.rates, self.where = task, step, rates, where
+        self.task, self.step, self.rates, self.device = task, step, rates, device
         self.train, self.val = train, val
         self.at, self.randomness, self.settings, self.signals = at, randomness, settings, signals
         self.sight, self.upkeep = sight, upkeep
@@ -81,7 +94,8 @@ class Training:
 
         def fire(kind: type[ev.Event], **fields: Any) -> None:
             if wants[kind]:
-                session(kind(**{"epoch": at.epochs, "step": at.step, "seconds": session.seconds, **fields}))
+                given: dict[str, Any] = {"epoch": at.epochs, "step": at.step, "seconds": session.seconds, **fields}
+                session(kind(**given))
 
         self.fire = fire
 
@@ -150,7 +164,7 @@ class Training:
         now = self.randomness.now()
         self.hold()
         self.fire(ev.SanityCheckStart)
-        with self.session.rehearsal():
+        with self.session.sanity_check():
             loaders = self.val.at(None)
             if n > 0:
                 loaders = [Loader(each.who, each.name, each.batches, min(n, each.count or n)) for each in loaders]
@@ -275,7 +289,7 @@ class Training:
         A batch that a run goes on with in its middle is taken up where it was left.
         """
         at = self.at
-        batch = to_device(batch, self.where)
+        batch = to_device(batch, self.device)
         if at.phase not in UNDER_WAY and batch is not None and self._wants[ev.TrainBatchStart]:
             told = {"samples": batch_size(batch), "waited": self._waited, "batch": batch, "metrics": self.rates.lrs()}
             self.reach(ev.TrainBatchStart, "phase", "TrainBatchStart", batch_idx=at.batches, **told)
@@ -380,7 +394,7 @@ class Training:
     def measure(self, loaders: list[Loader]) -> ev.Metrics:
         """The events of a validation but for its last."""
         with self.step.measures.set_aside():
-            return evaluate(VALIDATION, self.task, loaders, self.where, self.fire, self.signals.act, self.sight)
+            return evaluate(VALIDATION, self.task, loaders, self.device, self.fire, self.signals.act, self.sight)
 
     def end_validation(self) -> None:
         """What comes after the measuring, as far as it has not been."""

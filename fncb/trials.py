@@ -1,7 +1,7 @@
 """Training steps that are only tried: on copies, with nothing that belongs to the user changed by them."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ _UNDER_WAY = {"_iterator", "next_iter_state", "_initial_iter_for_state_dict"}
 
 
 @contextmanager
-def trying(who: str, task: Task, precision: Precision, where: torch.device, compile: bool) -> Iterator[Step]:
+def trying(who: str, task: Task, precision: Precision, device: torch.device, compile: bool) -> Generator[Step]:
     """A step over copies of a task's model and optimizers, in this block; no schedule moves its rates.
 
     An optimizer that is a function is called with the task's own parameters and copied with them, as it may go by more
@@ -39,7 +39,7 @@ def trying(who: str, task: Task, precision: Precision, where: torch.device, comp
     except Exception as error:
         note(error, f"{who}: a copy is trained, so copy.deepcopy((model, optimizer)) must be possible.")
         raise
-    losses = with_precision(attrs.evolve(task, model=model.to(where)), precision, where).losses
+    losses = with_precision(attrs.evolve(task, model=model.to(device)), precision, device).losses
     for each in optimizers:
         if each.state:
             each.load_state_dict(each.state_dict())  # to where the parameters are now
@@ -47,7 +47,7 @@ def trying(who: str, task: Task, precision: Precision, where: torch.device, comp
         attrs.evolve(turn, loss=_alone(losses[turn.name or ""]), optimizer=optimizer)
         for turn, optimizer in zip(turns, optimizers, strict=True)
     ]
-    step = Step(model, copies, None, where, compile, needs_scale(precision))
+    step = Step(model, copies, None, device, compile, needs_scale(precision))
     step.set_accumulation(1)
     step.start_epoch(0)
 
@@ -67,7 +67,7 @@ def trying(who: str, task: Task, precision: Precision, where: torch.device, comp
 
 
 @contextmanager
-def borrowed(who: str, given: Any, seed: int | None = None) -> Iterator[Any]:
+def borrowed(who: str, given: Any, seed: int | None = None) -> Generator[Any]:
     """A loader, or that which a function makes, to take batches from in this block.
 
     Afterwards the loader is where it was, and so are the generators that it draws from and those of the process, which
@@ -90,7 +90,7 @@ def borrowed(who: str, given: Any, seed: int | None = None) -> Iterator[Any]:
 
 
 @contextmanager
-def _left_as_it_is(loader: Any, randomness: RandomState) -> Iterator[Any]:
+def _left_as_it_is(loader: Any, randomness: RandomState) -> Generator[Any]:
     """A loader to be used instead of the one given, or that, which is then put back where it was."""
     own, now = loader, randomness.now()
     if isinstance(loader, Batches | DataLoader):

@@ -10,7 +10,7 @@ from fncb.batch import to_device
 from fncb.batch_norm import refresh
 from fncb.effects import Effect, Probe, RefreshBatchNorm
 from fncb.flops import peak_flops, training_flops
-from fncb.interpret import Handler
+from fncb.handling import Handler, must_be_asked_at
 from fncb.loaders import Loaders
 from fncb.optimizer import other_rates
 from fncb.position import Position, RandomState
@@ -26,52 +26,55 @@ class Upkeep:
     Args:
       task, step: what is trained, and the step that trains it.
       train: the training loaders.
-      where: the device.
+      device: that the run is on.
       half: whether losses are computed in half precision.
       at, randomness, signals: those of the run.
     """
+
+    task: Task
+    step: Step
+    train: Loaders
+    device: torch.device
+    half: bool
+    at: Position
+    randomness: RandomState
+    signals: Signals
 
     def __init__(
         self,
         task: Task,
         step: Step,
         train: Loaders,
-        where: torch.device,
+        device: torch.device,
         half: bool,
         at: Position,
         randomness: RandomState,
         signals: Signals,
     ):
-        self.task, self.step, self.train, self.where, self.half = task, step, train, where, half
+        self.task, self.step, self.train, self.device, self.half = task, step, train, device, half
         self.at, self.randomness, self.signals = at, randomness, signals
 
     def carries_out(self) -> dict[type[Effect], Handler]:
         """Effects and the functions that carry them out."""
         return {
             RefreshBatchNorm: self.refresh_batch_norm,
-            Probe: probing(self.where, optimizer=lambda *_: other_rates(self.step.optimizers), flops=self.flops),
+            Probe: probing(self.device, optimizer=lambda *_: other_rates(self.step.optimizers), flops=self.flops),
         }
 
     def flops(self, _: Any, event: Any) -> dict[str, float] | None:
         """The operations of a training step on the batch under way, and how many the device could make a second."""
-        if not isinstance(event, ev.TrainBatchStart):
-            kind = type(event).__name__
-            raise ValueError(f"Probe: flops must be asked for at on_train_batch_start, got it at {kind}.")
+        must_be_asked_at("Probe", event, ev.TrainBatchStart, what="flops")
         found = [training_flops(self.task.model, loss, event.batch) for loss in self.task.losses.values()]
         counted = [each for each in found if each is not None]
         if len(counted) < len(found):
             return None
         dtype = torch.float16 if self.half else next(self.task.model.parameters()).dtype
-        peak = peak_flops(torch.cuda.get_device_name(self.where) if self.where.type == "cuda" else "", dtype)
+        peak = peak_flops(torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "", dtype)
         return {"flops": float(sum(counted)), **({} if peak is None else {"available_flops": peak})}
 
     def refresh_batch_norm(self, effect: RefreshBatchNorm, event: ev.Event) -> None:
         """Measures the running statistics anew; a run that was cut while it did so begins with it when it goes on."""
-        if not isinstance(event, ev.TrainEpochEnd | ev.TrainEnd):
-            kind = type(event).__name__
-            raise ValueError(
-                f"RefreshBatchNorm: it must be asked for at on_train_epoch_end or on_train_end, got it at {kind}."
-            )
+        must_be_asked_at("RefreshBatchNorm", event, ev.TrainEpochEnd, ev.TrainEnd)
         self.at.ask(effect)
         self._refresh(begun=True)
 
@@ -90,7 +93,7 @@ class Upkeep:
 
         def forward(batch: Any) -> None:
             for loss in self.task.losses.values() if batch is not None else ():
-                loss(self.task.model, to_device(batch, self.where))
+                loss(self.task.model, to_device(batch, self.device))
             self.signals.act()
 
         try:

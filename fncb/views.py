@@ -1,7 +1,7 @@
 """A model to look at: in eval mode, or over other weights, and nothing of the model is changed."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,7 +36,7 @@ def view_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Generator[None]:
     """Puts every submodule into eval mode, and afterwards back into the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fncb import store
-from fncb.events import Event
+from fncb.events import Event, counters
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 
 def load(path: str | Path, averaged: str | None = None) -> dict[str, Tensor]:
@@ -151,8 +151,8 @@ def _misfits(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, list[str
 def weights_alone(objects: Mapping[str, Any], event: Event) -> dict[str, Any]:
     """What a checkpoint of weights alone holds: the models among `objects`, and the event that they are of."""
     models = {name: thing.state_dict() for name, thing in objects.items() if isinstance(thing, nn.Module)}
-    counters = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds, "event": type(event).__name__}
-    return {"weights_only": True, **counters, "metrics": dict(getattr(event, "metrics", {})), **models}
+    of = {**counters(event), "event": type(event).__name__}
+    return {"weights_only": True, **of, "metrics": dict(getattr(event, "metrics", {})), **models}
 
 
 def not_finite(model: nn.Module) -> list[str]:

@@ -103,6 +103,8 @@ def test_what_was_left_out_is_told():
         StopEpoch(key="budget"),
         TrainBatchEnd(step=2, metrics={"skipped": 1.0}),
         TrainBatchEnd(step=3, metrics={"skipped": 3.0, "skipped_updates": 0.0}),
+        Save("b", key="keep"),
+        ev.Saved(step=3, path="b", requested="b"),
         Save("a", key="keep"),
     ]
 

@@ -143,8 +143,9 @@ def test_the_best_of_a_metric_that_should_grow_is_the_largest():
 
 
 def test_values_of_a_sanity_check_are_no_values_of_the_run():
-    trial = [SanityCheckStart(), ValidationEnd(metrics={"val_loss": 0.0}), SanityCheckEnd()]
-    best = whatif([*trial, *checks(1.0, 2.0)], {"it": early_stop("val_loss", patience=9)})["it"].best["val_loss"]
+    sanity_check = [SanityCheckStart(), ValidationEnd(metrics={"val_loss": 0.0}), SanityCheckEnd()]
+    events = [*sanity_check, *checks(1.0, 2.0)]
+    best = whatif(events, {"it": early_stop("val_loss", patience=9)})["it"].best["val_loss"]
 
     assert (best.value, best.of_run) == (1.0, 1.0)
 

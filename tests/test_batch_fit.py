@@ -242,9 +242,9 @@ def test_a_first_size_that_does_not_fit_is_an_error():
         ({"max_trials": 0}, ValueError, "max_trials must be 1 or more, got 0"),
         ({"max_val": 2.0}, TypeError, "max_val must be an int, got 2.0"),
         ({"init_val": 9, "max_val": 8}, ValueError, "init_val must be at most max_val, got 9 and 8"),
-        ({"margin": 1.0}, ValueError, r"margin must be in \[0, 1\), got 1.0"),
-        ({"margin": float("nan")}, ValueError, r"margin must be in \[0, 1\), got nan"),
-        ({"margin": "5%"}, TypeError, "margin must be a number, got '5%'"),
+        ({"margin": 1.0}, ValueError, r"margin must be a number in \[0, 1\), got 1.0"),
+        ({"margin": float("nan")}, ValueError, r"margin must be a number in \[0, 1\), got nan"),
+        ({"margin": "5%"}, TypeError, "margin must be a number in .*, got '5%'"),
         ({"precision": "8"}, ValueError, "precision must be '32'"),
         (
             {"make_batches": DataLoader(torch.ones(2, 2))},

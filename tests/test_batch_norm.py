@@ -257,5 +257,5 @@ def test_what_is_frozen_without_statistics_stays():
 
 
 def test_elsewhere_it_is_refused():
-    with pytest.raises(ValueError, match=r"^RefreshBatchNorm: it must be asked for at .*, got it at TrainBatchEnd"):
+    with pytest.raises(ValueError, match=r"^RefreshBatchNorm: it must be asked .* got it at on_train_batch_end"):
         run(task(model()), data(), callbacks=refreshes("on_train_batch_end"))

@@ -118,6 +118,26 @@ def test_a_hook_that_raises_keeps_nothing_and_is_named_while_its_exception_stays
     assert state == {"a": Trail(), "broken": Trail()}
 
 
+def test_a_hook_that_asks_its_event_for_another_field_is_told_which_there_are():
+    slip = Callback(key="slip", init=int, on_validation_end=lambda state, event: state + event.loss)
+
+    with pytest.raises(AttributeError, match="no attribute 'loss'") as caught:
+        slip.transition(0, CHECK)
+
+    assert caught.value.__notes__[1] == (
+        "ValidationEnd: there is no 'loss'. It has ['epoch', 'step', 'seconds', 'metrics', 'epoch_is_over']."
+    )
+
+
+def test_of_other_missing_attributes_a_hook_is_told_nothing_of_its_event():
+    slip = Callback(key="slip", init=int, on_validation_end=lambda state, event: state.best)
+
+    with pytest.raises(AttributeError, match="no attribute 'best'") as caught:
+        slip.transition(0, CHECK)
+
+    assert len(caught.value.__notes__) == 1
+
+
 @pytest.mark.parametrize(
     ("hook", "message"),
     [

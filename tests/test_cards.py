@@ -104,10 +104,10 @@ def test_the_curve_is_the_monitored_metric_or_the_loss():
 
 
 def test_a_curve_leaves_out_what_is_not_finite_not_recorded_or_of_a_sanity_check():
-    trial = [SanityCheckStart(), *checks(9.0), SanityCheckEnd()]
-    events = [*trial, *checks(float("nan"), 2.0, float("inf"), 4.0), ValidationEnd(metrics=Unrecorded("this"))]
+    sanity_check = [SanityCheckStart(), *checks(9.0), SanityCheckEnd()]
+    rest = [*checks(float("nan"), 2.0, float("inf"), 4.0), ValidationEnd(metrics=Unrecorded("this"))]
 
-    assert curve_of(events) == ("val_loss", [(10, 2.0), (30, 4.0)])
+    assert curve_of([*sanity_check, *rest]) == ("val_loss", [(10, 2.0), (30, 4.0)])
 
 
 def test_a_curve_of_one_value_or_of_equal_ones_can_be_drawn():

@@ -48,7 +48,7 @@ def test_it_tells_which_event_changed_which_state(run):
     assert stop.hooks == {"on_validation_end": 4}
     assert (stop.last.epoch, stop.fields["stale"], stop.fields["reason"]) == (3, (1, 2), (None, "patience"))
     assert changes["checkpoint(val_loss)"].hooks["on_saved"] == 2
-    assert changes["by hand"].unknown == "it cannot be made again from the recording; give it as callbacks="
+    assert changes["by hand"].unknown.endswith("or is no built-in: pass it as `callbacks=`")
     assert str(changes["skip_nonfinite"]) == "skip_nonfinite: nothing changed it"
 
 
@@ -102,6 +102,13 @@ def test_a_state_that_needs_what_is_not_recorded_says_what_and_where():
     (changes,) = explain(Recording({}, (TrainBatchEnd(step=3),)), [reads]).changes
 
     assert changes.unknown.startswith("TrainBatchEnd at step 3: `batch` is a live field")
+
+
+def test_a_callback_that_is_unknown_here_leaves_the_rest_explained():
+    header = {"callbacks": {"newer": "of_a_newer_fncb(1)"}, "keys": ["newer"]}
+    (changes,) = explain(Recording(header, tuple(checks(1)))).changes
+
+    assert "every name must be a built-in callback, got 'of_a_newer_fncb'" in changes.unknown
 
 
 def test_an_effect_has_the_key_of_the_callback_that_asked():

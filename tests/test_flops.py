@@ -128,7 +128,7 @@ def test_elsewhere_it_cannot_be_asked_for():
     callback, _ = asked("on_train_start")
 
     with pytest.raises(
-        ValueError, match="Probe: flops must be asked for at on_train_batch_start, got it at TrainStart"
+        ValueError, match="Probe: flops must be asked for at on_train_batch_start, got it at on_train_start"
     ):
         run(task(), [torch.ones(2, 3)], callbacks=callback)
 

@@ -4,12 +4,11 @@ import gzip
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import pytest
 
 from fncb import frames
-from fncb.frames import LARGEST, LONGEST_LINE, BrokenPiece, packer, pieces, stem_and_suffix
+from fncb.frames import LARGEST, LONGEST_LINE, BrokenPiece, packer, pieces
 
 SUFFIXES = ["jsonl", "jsonl.gz", "jsonl.zst"]
 LINES = [b"one\ntwo\n", b"three\n", b"four\n" * 1000]
@@ -121,20 +120,6 @@ def test_without_zstandard_the_error_names_the_extra(tmp_path):
     assert (
         "ImportError: record: a name in .zst needs zstandard, which is not installed. Install fncb[zst]" in out.stderr
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("events.jsonl", ("events", ".jsonl")),
-        ("events.jsonl.gz", ("events", ".jsonl.gz")),
-        ("a.b.jsonl.zst", ("a.b", ".jsonl.zst")),
-        ("events.gz", ("events", ".gz")),
-        ("events", ("events", "")),
-    ],
-)
-def test_what_compresses_belongs_to_the_suffix(name, parts):
-    assert stem_and_suffix(Path("runs", name)) == parts
 
 
 def test_pieces_are_larger_than_what_is_read_at_once():

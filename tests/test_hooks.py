@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import attrs
+import pytest
 import torch
 
 from fncb import effects
@@ -12,9 +13,15 @@ from fncb import events as ev
 from fncb.callback import Callback, StepHooks
 from fncb.callbacks import checkpoint
 from fncb.fields import hook_names
-from fncb.loop import fit
+from fncb.live import is_live
+from fncb.loop import fit, predict, test, validate
 from fncb.task import Task
 
+EFFECTS = tuple(
+    kind
+    for kind in vars(effects).values()
+    if isinstance(kind, type) and issubclass(kind, effects.Effect) and kind is not effects.Effect
+)
 PAGE = (Path(__file__).parent.parent / "docs" / "hooks.md").read_text()
 
 # Those of Lightning 2.6, and of 1.6 where the later one has them no more; then fncb's own.
@@ -48,7 +55,7 @@ def test_fields_of_a_callback_and_classes_of_events_are_the_same_list():
 def test_step_hooks_are_those_of_the_events_in_the_step():
     fields = {field.name for field in attrs.fields(StepHooks) if field.name.startswith("on_")}
 
-    assert fields == {ev.hook_name(event_type) for event_type in ev.IN_STEP}
+    assert fields == {ev.hook_name(kind) for kind in ev.IN_STEP}
 
 
 def table(title):
@@ -56,21 +63,20 @@ def table(title):
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in re.findall(r"^\| *`.*\|$", section, re.M)]
 
 
-def first_sentence(event_type):
-    return " ".join(event_type.__doc__.split()).split(". ")[0].rstrip(".") + "."
+def first_sentence(kind):
+    return " ".join(kind.__doc__.split()).split(". ")[0].rstrip(".") + "."
 
 
-def carried(event_type):
-    own = [field for field in attrs.fields(event_type) if field.name not in ("epoch", "step", "seconds")]
-    return ", ".join(f"`{field.alias}`" + "*" * ("live" in field.metadata) for field in own)
+def carried(kind):
+    own = [field for field in attrs.fields(kind) if field.name not in ("epoch", "step", "seconds")]
+    return ", ".join(f"`{field.alias}`" + "*" * is_live(field) for field in own)
 
 
 def test_the_page_lists_every_hook_with_its_event_its_moment_and_what_it_carries():
     rows = [[cell.strip("|").strip() for cell in row] for row in table("Every hook")]
 
     assert rows == [
-        [f"`{name}`", f"`{event_type.__name__}`", first_sentence(event_type), carried(event_type)]
-        for name, event_type in ev.HOOKS.items()
+        [f"`{name}`", f"`{kind.__name__}`", first_sentence(kind), carried(kind)] for name, kind in ev.HOOKS.items()
     ]
 
 
@@ -93,5 +99,21 @@ def test_the_page_shows_the_order_of_a_run(tmp_path):
 def test_the_page_lists_every_effect():
     listed = {name for row in table("What a hook may ask for, and when") for name in re.findall(r"`(\w+)", row[0])}
 
-    kinds = [kind for kind in vars(effects).values() if isinstance(kind, type) and issubclass(kind, effects.Effect)]
-    assert listed == {kind.__name__ for kind in kinds} - {"Effect"}
+    assert listed == {kind.__name__ for kind in EFFECTS}
+
+
+TINY = Task(torch.nn.Linear(2, 1), loss=lambda model, x: model(x).mean(), optimizer=partial(torch.optim.SGD, lr=0.1))
+BATCH = [torch.ones(4, 2)]
+STAGES = {
+    "fit": partial(fit, TINY, BATCH, BATCH, max_epochs=0, compile=False),
+    "validate": partial(validate, TINY, BATCH),
+    "test": partial(test, TINY, BATCH),
+    "predict": partial(predict, TINY, BATCH),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_refuses_a_callback_for_an_effect_that_some_stage_carries_out(stage):
+    asks = Callback(key="asks", init=int, emits=EFFECTS, setup=lambda state, event: state + 1)
+
+    assert STAGES[stage](callbacks=asks, progress=False).state == {"asks": 1}

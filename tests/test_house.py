@@ -1,7 +1,6 @@
 """What holds for the package as a whole: what importing it costs, what it ships, what its pages promise."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +26,38 @@ def test_every_public_name_is_there():
     assert set(fncb.__all__) <= set(dir(fncb))
 
 
+def test_names_for_type_checkers_are_those_that_are_loaded():
+    tree = ast.parse(Path(fncb.__file__).read_text())
+    (lazy,) = [node.body for node in tree.body if isinstance(node, ast.If)]
+
+    shown = {name.name: node.module for node in lazy for name in node.names}
+    rooms = {name: f"fncb.{room}" for name, room in fncb._HOME.items()}
+    assert shown == {**rooms, **dict.fromkeys(fncb._MODULES, "fncb")}
+
+
+def test_every_effect_is_at_the_top_level():
+    kinds = [kind for kind in vars(fncb.effects).values() if isinstance(kind, type)]
+
+    assert {kind.__name__ for kind in kinds if issubclass(kind, fncb.effects.Effect)} - {"Effect"} <= set(fncb.__all__)
+
+
+@pytest.mark.parametrize(("folder", "gives"), [("callbacks", "Callback"), ("sinks", "Sink")])
+def test_every_callback_and_every_sink_is_public_and_has_a_test_of_its_own(folder, gives):
+    trees = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "fncb" / folder).glob("*.py")}
+    functions = {
+        name: [each for each in tree.body if isinstance(each, ast.FunctionDef)] for name, tree in trees.items()
+    }
+    made = {
+        name
+        for name, those in functions.items()
+        if any(each.name == name and each.returns and ast.unparse(each.returns).startswith(gives) for each in those)
+    }
+
+    assert len(made) > 5
+    assert [name for name in sorted(made) if not callable(vars(getattr(fncb, folder)).get(name))] == []
+    assert made - {path.stem.removeprefix("test_") for path in (ROOT / "tests" / folder).glob("*.py")} == set()
+
+
 def test_no_public_name_is_that_of_a_room():
     # importing a room makes it an attribute of the package, where it would hide the name
     rooms = {path.stem for path in Path(fncb.__file__).parent.iterdir()}
@@ -49,12 +80,3 @@ def test_a_file_of_over_400_lines_says_why():
 
 def test_types_are_shipped():
     assert (Path(fncb.__file__).parent / "py.typed").exists()
-
-
-def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    code = "\n".join(blocks)
-    assert "max_epochs=20" in code
-
-    exec(code.replace("max_epochs=20", "max_epochs=2, compile=False"), {"__name__": "readme"})

@@ -10,11 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fncb"
 
 FLOORS = (
-    ("durations", "effects", "metrics", "printable", "tree"),
-    ("events",),
+    ("durations", "live", "metrics", "naming", "printable", "tree"),
+    ("not_in_step",),
+    ("effects", "events"),
     # floor 1 in three, of which users know the last
-    ("emitting", "fields"),
-    ("step_hooks",),
+    ("emitting", "fields", "notes"),
+    ("handling", "step_hooks"),
     ("callback",),
     ("masking", "schedules"),
     ("callbacks",),
@@ -42,7 +43,8 @@ FLOORS = (
         *("contents", "evaluation", "hindsight", "interpret", "journal", "precision", "regions", "saving", "watching"),
         *("account", "batch_norm", "flops", "weights"),
     ),
-    ("alternatives", "differing", "explaining"),
+    ("alternatives", "differing", "recalling"),
+    ("explaining",),
     ("keeper", "page", "plugins", "probes", "profiling", "resume", "settings", "step"),
     # and 4 in three: `fit` puts together what `Training` runs on a `Session`
     ("control", "rates", "rewinding", "run", "session", "trials", "upkeep"),

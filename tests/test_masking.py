@@ -299,3 +299,82 @@ def test_what_cannot_be_masked_is_refused_at_once(make, error, message):
 def test_a_pattern_that_matches_nothing_is_told_when_training_begins():
     with pytest.raises(ValueError, match=r"\('decoder.*',\) must match a parameter for ema, got none. .*'encoder.wei"):
         train(masked(ema(0.5), "decoder.*"))
+
+
+def test_a_host_half_finds_what_its_step_half_publishes_under_the_name_that_it_gave():
+    """As made for all parameters, so for some: `clip_to_mean` of docs/compiled_step.md is such a one."""
+    both = Callback(
+        key="both",
+        init=tuple,
+        on_train_epoch_end=lambda s, e: (*s, e.metrics["bias"], e.metrics["bias/head.*"], e.metrics["lr-SGD"]),
+        step=StepHooks(
+            init=lambda _: EmptyState(),
+            on_train_batch_end=lambda s, e: emit(s, metrics={"bias": e.params["head.bias"].sum()}),
+        ),
+    )
+    model, run = train(masked(both, "head.*"), Callback(key="other", step=StepHooks(init=dict)))
+
+    bias = model["head"].bias.item()
+    assert run.state["both"] == (bias, bias, 0.5)
+    assert "bias" not in run.metrics
+
+
+def host(hook):
+    return masked(Callback(key="host", init=tuple, step=StepHooks(init=dict), on_train_batch_end=hook), "a.*")
+
+
+def metrics_of(*patterns, **given):
+    """What a host half that was masked with the patterns, one in another, finds in an event's metrics."""
+    callback = Callback(
+        key="host", init=dict, step=StepHooks(init=dict), on_validation_end=lambda s, e: dict(e.metrics)
+    )
+    for pattern in patterns:
+        callback = masked(callback, pattern)
+    return fncb.replay(callback, [ev.ValidationEnd(metrics=given)]).state
+
+
+def test_the_plain_names_join_the_others_and_win_over_those_of_other_callbacks():
+    given = {"loss": 1.0, "n": 2.0, "n/a.*": 3.0, "m/a.*/gen": 4.0, "m/b.*": 5.0}
+
+    assert metrics_of("a.*", **given) == {**given, "n": 3.0, "m/gen": 4.0}
+    assert metrics_of(("a.*", "b"), **{"n/a.*,b": 1.0}) == {"n/a.*,b": 1.0, "n": 1.0}
+    assert metrics_of("*.w", "a.*", **{"n/*.w/a.*": 1.0})["n"] == 1.0  # one mask in another
+
+
+def test_a_metric_that_a_masked_host_half_misses_is_answered_by_those_that_are_there():
+    callback = host(lambda s, e: (*s, e.metrics["x"]))
+
+    with pytest.raises(ev.MissingMetric, match=r"no metric 'x'. It has \['loss', 'n/a.\*'\]."):
+        fncb.replay(callback, [ev.TrainBatchEnd(metrics={"loss": 1.0, "n/a.*": 2.0})])
+
+
+def test_what_is_on_the_device_stays_there_until_a_masked_host_half_reads_it():
+    metrics = ev.Metrics(None, ("loss", "n/a.*"), torch.tensor([1.5, 0.25]))
+    looks = host(lambda s, e: (*s, "n" in e.metrics, [*e.metrics], len(e.metrics), repr(e.metrics)))
+    reads = host(lambda s, e: (*s, e.metrics["n"], e.metrics.get("o"), e.metrics == {"loss": 1.5, "n/a.*": 0.25}))
+    joins = host(lambda s, e: (*s, {**e.metrics.with_values({"n": 1.0, "lr": 0.5})}))
+    event = ev.TrainBatchEnd(metrics=metrics)
+
+    seen = fncb.replay(looks, [event]).state
+    assert seen == (True, ["loss", "n/a.*", "n"], 3, "{'loss': pending, 'n/a.*': pending}")
+    assert metrics.pending is not None
+    assert fncb.replay(reads, [event]).state == (0.25, None, False)
+    assert metrics.pending is None
+    assert fncb.replay(joins, [event]).state[0] == {"loss": 1.5, "n/a.*": 0.25, "n": 0.25, "lr": 0.5}
+
+
+def test_a_recording_of_a_masked_callback_replays_to_the_same_state(tmp_path):
+    both = Callback(
+        key="both",
+        init=tuple,
+        on_train_batch_end=lambda s, e: (*s, e.metrics["n"]),
+        step=StepHooks(
+            init=lambda _: EmptyState(),
+            on_after_backward=lambda s, e: emit(s, metrics={"n": e.grads["head.bias"].sum()}),
+        ),
+    )
+    callback = masked(both, "head.*")
+    _, run = train(callback, record=tmp_path / "events.jsonl")
+
+    assert len(run.state["both"]) == 3
+    assert fncb.replay(fncb.compose(callback), run.recording).state == {"both": run.state["both"]}

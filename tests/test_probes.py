@@ -85,7 +85,7 @@ def test_without_psutil_the_error_says_what_to_install(monkeypatch):
     probes._psutil.cache_clear()
     monkeypatch.setitem(sys.modules, "psutil", None)
 
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fncb\[monitor\]', or pass cpu_stats=False"):
+    with pytest.raises(ModuleNotFoundError, match=r"^Probe: .* got none\. pip install 'fncb\[monitor\]', or leave"):
         device_stats(True, HERE)
     assert device_stats(False, HERE) == {}
 

@@ -25,6 +25,7 @@ from fncb import events as ev
 from fncb.effects import Effect, LogImage, Save, Stop
 from fncb.events import LiveFieldError, Metrics, TrainBatchEnd, ValidationEnd
 from fncb.frames import pieces
+from fncb.live import recorded_fields
 from fncb.metrics import UnrecordedMetrics
 from fncb.recorder import Recorder
 from fncb.recording import DamagedRecording, Foreign, follow, read
@@ -58,7 +59,7 @@ def values(hint: Any) -> st.SearchStrategy:
 
 def made(cls: type) -> st.SearchStrategy:
     hints = typing.get_type_hints(cls)
-    fields = [field for field in attrs.fields(cls) if not field.metadata.get("live")]
+    fields = recorded_fields(cls)
     required = {field.alias: values(hints[field.name]) for field in fields if field.default is attrs.NOTHING}
     optional = {field.alias: values(hints[field.name]) for field in fields if field.default is not attrs.NOTHING}
     return st.fixed_dictionaries(required, optional=optional).map(lambda given: cls(**given))

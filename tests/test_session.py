@@ -383,7 +383,7 @@ def test_a_save_while_a_batch_is_under_way_is_refused(tmp_path, kind):
     hook = {ev.hook_name(kind): lambda s, e: emit(s, Save(str(tmp_path / "a")))}
     callback = Callback(key="saves", init=int, **hook)
 
-    with Session(callback) as session, pytest.raises(ValueError, match=f"between batches, got {kind.__name__}"):
+    with Session(callback) as session, pytest.raises(ValueError, match=f"between batches, got {ev.hook_name(kind)}"):
         session(kind())
 
 
@@ -396,12 +396,12 @@ def test_saving_while_saving_and_attaching_elsewhere_are_refused(tmp_path):
         other(ValidationEnd())
 
 
-def test_what_is_logged_in_a_rehearsal_reaches_no_sink_and_is_forgotten():
+def test_what_is_logged_in_a_sanity_check_reaches_no_sink_and_is_forgotten():
     lines = []
     sink = Sink(log=lambda metrics, event: lines.append(dict(metrics)), close=lambda: None)
 
     with Session(asks(Log({"a": 1.0})), sinks=[sink]) as session:
-        with session.rehearsal():
+        with session.sanity_check():
             session(ValidationEnd(metrics={"val_loss": 1.0}))
         assert (lines, session.logged) == ([], {})
         session(ValidationEnd(metrics={"val_loss": 2.0}))
@@ -542,3 +542,47 @@ def test_a_session_closes_all_that_it_opened_whatever_raises(tmp_path):
     with Session(saves(tmp_path)) as again:  # the folder is free
         again(ValidationEnd(step=2))
     assert closed == ["second"]
+
+
+def three_epochs(folder, model, start, end):
+    """What a loop of one's own does: goes on, moves the model, sends events."""
+    counts = Callback(key="counts", init=int, on_validation_end=lambda s, e: s + 1)
+    with Session([counts, checkpoint(folder, save_top_k=-1)], objects={"model": model}) as session:
+        resumed = session.resume(start)
+        for epoch in range(resumed.epoch + 1 if resumed else 0, end):
+            torch.nn.init.constant_(model.weight, epoch)
+            session(ValidationEnd(epoch=epoch, step=10 * epoch))
+            session(TrainEpochEnd(epoch=epoch, step=10 * epoch))
+    return session, resumed
+
+
+def test_a_loop_of_ones_own_goes_on_from_its_newest_checkpoint(tmp_path, caplog):
+    first, begun = three_epochs(tmp_path, torch.nn.Linear(1, 1), "last", 3)
+    model = torch.nn.Linear(1, 1)
+    second, resumed = three_epochs(tmp_path, model, "last", 3)
+
+    assert begun is None
+    assert (resumed.epoch, resumed.step, resumed.restored) == (2, 20, ("model", "callbacks"))
+    assert second.state["counts"] == first.state["counts"] == 3
+    assert model.weight.item() == 2.0
+    assert f"going on from {resumed.path}" in caplog.text
+
+
+def test_a_named_checkpoint_or_directory_is_taken_and_one_that_is_not_there_refused(tmp_path):
+    three_epochs(tmp_path, torch.nn.Linear(1, 1), "last", 3)
+    model = torch.nn.Linear(1, 1)
+
+    _, resumed = three_epochs(tmp_path / "b", model, tmp_path / "epoch=1-step=10.safetensors", 2)
+    assert (resumed.epoch, model.weight.item()) == (1, 1.0)
+    assert three_epochs(tmp_path / "b", model, tmp_path, 2)[1].epoch == 2
+    with pytest.raises(FileNotFoundError, match=r"Session\.resume: resume must be a checkpoint"):
+        three_epochs(tmp_path, model, "elsewhere", 1)
+
+
+def test_a_model_that_does_not_fit_is_refused_and_nothing_is_changed(tmp_path):
+    three_epochs(tmp_path, torch.nn.Linear(1, 1), "last", 3)
+    session = Session([Callback(key="counts", init=int)], objects={"model": torch.nn.Linear(2, 1)})
+
+    with pytest.raises(ValueError, match="weight"):
+        session.resume(tmp_path)
+    assert (session.state, session.attempt) == ({"counts": 0}, 0)

@@ -143,7 +143,7 @@ def test_settings_that_make_no_sense_together_are_told_in_one_sentence(said, mes
         {"min_epochs": 2, "max_epochs": 2},
         {"min_epochs": 5000, "max_epochs": -1},  # no limit
         {"min_steps": 5000},
-        {"fast_dev_run": True, "min_epochs": 3, "max_epochs": 2},  # a trial sets both itself
+        {"fast_dev_run": True, "min_epochs": 3, "max_epochs": 2},  # which sets both itself
         {"fast_dev_run": False, "overfit_batches": 2},
         {"check_val_every_n_epoch": None, "val_check_interval": 2000},
         {"check_val_every_n_epoch": None, "val_check_interval": "00:00:10:00"},

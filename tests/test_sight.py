@@ -285,13 +285,13 @@ def test_a_measure_of_one_element_will_do():
 @pytest.mark.parametrize(
     ("effect", "hook", "message"),
     [
-        (View("a", lambda p, s: {}), "on_train_start", "View: it must be asked for at .*, got it at TrainStart"),
+        (View("a", lambda p, s: {}), "on_train_start", "View: it must be asked for at .*, got it at on_train_start"),
         (View("a", lambda p, s: {"no": 1}), "on_validation_start", r"View 'a': names must be of .*, got \['no'\]"),
         (View("a"), "on_validation_start", "View 'a': fn must be a function, got None"),
         (
             Measure("a", lambda *_: {}),
             "on_train_batch_end",
-            "Measure: it must be asked for at .*, got it at TrainBatchEnd",
+            "Measure: it must be asked for at .*, got it at on_train_batch_end",
         ),
         (Measure("a"), "on_validation_batch_end", "Measure 'a': fn must be a function, got None"),
         (Examine("a"), "on_train_start", "Examine 'a': fn must be a function, got None"),

@@ -1,9 +1,11 @@
 """The compiled step: the same numbers at every level, one graph where it can be, clear errors where it cannot."""
 
+import ast
 import copy
 import logging
 from functools import partial
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from torch.nn import functional as F
 from fncb import compiling
 from fncb.callback import Callback, EmptyState, StepHooks, compose, emit
 from fncb.callbacks import clip_grad_norm, ema, skip_nonfinite
+from fncb.events import MissingMetric
+from fncb.not_in_step import NotInStepError
 from fncb.step import Step
 from fncb.task import Turn
 from fncb.tree import leaves
@@ -185,7 +189,7 @@ def test_an_optimizer_that_cannot_be_traced_gets_a_region_of_its_own(caplog):
     assert_same(compiled, eager)
 
 
-def test_a_loss_that_cannot_be_traced_runs_eagerly_and_says_so_once_a_level(caplog):
+def test_a_loss_that_cannot_be_traced_runs_eagerly_and_says_so_once(caplog):
     def branches(model, batch):
         value = loss(model, batch)[0]
         return value if value.item() > 0 else -value
@@ -196,7 +200,53 @@ def test_a_loss_that_cannot_be_traced_runs_eagerly_and_says_so_once_a_level(capl
         train(compiled, batches((8, 8, 8)))
 
     assert compiled.level == "eager"
-    assert len(caplog.records) == 2
+    (said,) = caplog.messages
+    assert said.startswith("fncb: the step runs as eager, not as one graph: UserError: ")
+    assert "hook" not in said
+
+
+def branches(state, event):
+    return counts(state, event) if event.loss > 0 else state
+
+
+def only_eagerly(state, event):
+    return {"n": state["n"] + float(event.loss.numpy())}
+
+
+@pytest.mark.parametrize(
+    ("hook", "error"),
+    [
+        (branches, "GuardOnDataDependentSymNode: Could not guard on data-dependent expression"),
+        (only_eagerly, "RuntimeError: .numpy() is not supported for tensor subclasses."),  # raised by the hook itself
+    ],
+)
+def test_a_step_hook_that_cannot_be_traced_is_named_once_with_its_callback(hook, error, caplog):
+    callbacks = (hooked("fine", on_after_backward=counts), hooked("mine", on_before_optimizer_step=hook))
+    compiled = make(callbacks, compile=True)
+
+    with caplog.at_level(logging.WARNING, "fncb"):
+        train(compiled, batches((8, 8)))
+
+    assert compiled.level == "eager"
+    (said,) = caplog.messages
+    because = "fncb: the step runs as eager, not as one graph, because of the step hook `on_before_optimizer_step` of "
+    assert said.startswith(f"{because}'mine': {error}")
+
+
+def test_what_keeps_the_step_from_each_level_is_told_in_one_line(monkeypatch, caplog):
+    """The optimizer from one graph, the compiler, which fails after that, from two regions."""
+    compiled = make(compile=True, optimizer=partial(torch.optim.Adafactor, lr=0.01))
+
+    def gives_up(*_, **__):
+        raise RuntimeError("too large")
+
+    monkeypatch.setattr(compiling, "inductor", gives_up)
+    with caplog.at_level(logging.WARNING, "fncb"):
+        train(compiled, batches((8, 8)))
+
+    (said,) = caplog.messages
+    assert said.startswith("fncb: the step runs as eager, not as one graph: ")
+    assert said.endswith("; nor as two regions: RuntimeError: too large")
 
 
 @pytest.mark.parametrize("missing", ["nonstrict_trace", "trace_autograd_ops"])
@@ -507,6 +557,105 @@ def test_step_state_must_be_tensors_from_the_beginning():
 def test_a_wrong_loss_is_named(wrong, message):
     with pytest.raises((TypeError, ValueError), match=message):
         train(make(compile=True, loss=wrong), batches((8,)))
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_an_exception_in_a_step_hook_says_whose_it_is_and_when(compile):
+    def fails(state, event):
+        raise ZeroDivisionError("by zero")
+
+    callbacks = (hooked("fine", on_before_optimizer_step=counts), hooked("mine", on_before_optimizer_step=fails))
+    step = make(callbacks, compile=compile)
+    step.start_epoch(2)
+
+    with pytest.raises(ZeroDivisionError, match="by zero") as caught:
+        train(step, batches((8,)))
+
+    assert caught.value.__notes__ == ["mine: step hook on_before_optimizer_step failed at epoch 2, step 0."]
+
+
+def test_a_field_that_the_event_of_a_step_hook_has_not_is_answered_by_those_it_has():
+    step = make((hooked(on_before_backward=lambda s, e: emit(s, loss=e.grads)),), compile=False)
+
+    with pytest.raises(AttributeError, match="has no attribute 'grads'") as caught:
+        train(step, batches((8,)))
+
+    there = ["epoch", "step", "optimizer", "batch", "loss"]
+    assert sorted(there) == sorted(ast.literal_eval(caught.value.__notes__[1].split("It has ")[1].rstrip(".")))
+
+
+def test_metrics_are_tensors_in_the_step_and_compile():
+    """The last loss and what an earlier hook published enter a running mean, without a value being asked for."""
+
+    def mean(state, event):
+        assert isinstance(event.metrics["loss"], torch.Tensor)
+        return {"n": 0.5 * state["n"] + 0.5 * event.metrics["loss"] + event.metrics["one"]}
+
+    one = hooked("one", on_before_backward=lambda s, e: emit(s, metrics={"one": torch.ones(())}))
+    data = batches((8, 8, 8))
+    compiled, eager = (make((one, hooked("mean", on_train_batch_end=mean)), compile=way) for way in (True, False))
+
+    seen, expected = train(compiled, data), train(eager, data)
+
+    assert (compiled.level, compiled.compilations) == ("one graph", 1)
+    assert_same(compiled, eager)
+    by_hand = 0.0
+    for metrics in expected:
+        by_hand = 0.5 * by_hand + 0.5 * metrics["loss"] + 1.0
+    assert eager.states["mean"]["n"].item() == pytest.approx(by_hand)
+    assert [each["loss"] for each in seen] == pytest.approx([each["loss"] for each in expected])
+
+
+def test_a_metric_that_is_not_there_in_the_step_is_answered_by_those_that_are():
+    step = make((hooked(on_train_batch_end=lambda s, e: {"n": e.metrics["los"]}),), compile=False)
+
+    with pytest.raises(MissingMetric, match=r"no metric 'los'. It has \['loss', 'acc'\]"):
+        train(step, batches((8,)))
+
+
+@pytest.mark.parametrize(
+    ("hook", "use"),
+    [
+        ("on_before_backward", lambda e: e.batch_idx % 2),
+        ("on_after_backward", lambda e: e.seconds > 3.0),
+        ("on_before_optimizer_step", lambda e: e.loss * e.batch_idx),
+        ("on_train_batch_start", lambda e: 1 / e.samples),
+        ("on_train_batch_start", lambda e: torch.zeros(()) if e.waited else 0),
+        ("on_before_zero_grad", lambda e: [0, 1][e.batch_idx]),
+        ("on_after_optimizer_step", lambda e: torch.full((), float(e.batch_idx))),
+        ("on_train_batch_end", lambda e: e.batch_idx == 0),
+        ("on_train_batch_end", lambda e: f"{e.batch_idx}"),
+        ("on_train_batch_end", lambda e: {0: 1}[e.dataloader_idx]),
+    ],
+)
+def test_what_the_step_does_not_know_raises_when_it_is_used(hook, use):
+    step = make((hooked(**{hook: lambda s, e: use(e) and s}),), compile=False)
+
+    with pytest.raises(NotInStepError, match=r": '\w+' is not known inside the step. Read it in a host hook, or"):
+        train(step, batches((8,)))
+
+
+def test_an_event_in_the_step_can_be_printed_and_changed():
+    shown = []
+
+    def prints(state, event):
+        shown.append(repr(attrs.evolve(event, loss=event.loss)))
+        return state
+
+    train(make((hooked(on_before_backward=prints),), compile=False), batches((8,)))
+
+    assert shown == [
+        "BeforeBackward(epoch=tensor(0), step=tensor(0), seconds=<not known>, batch_idx=<not known>, "
+        "dataloader_idx=<not known>, optimizer=None)"
+    ]
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step"])
+def test_a_metric_of_a_hook_must_not_have_a_name_of_the_losss(hook):
+    step = make((hooked(**{hook: lambda s, e: emit(s, metrics={"acc": torch.zeros(())})}),), compile=False)
+
+    with pytest.raises(ValueError, match=r"each metric must have a name of its own, got the loss's \['acc'\]"):
+        train(step, batches((8,)))
 
 
 def test_a_callback_without_state_may_have_step_hooks():

@@ -375,20 +375,6 @@ def test_a_header_tells_the_plain_top_of_the_tree(checkpoint):
     }
 
 
-def test_a_free_name_gets_the_next_version_before_its_suffix(tmp_path):
-    path = tmp_path / "epoch=1-loss=0.5.safetensors"
-    names = []
-    for _ in range(3):
-        names.append(store.free_name(path).name)
-        store.write(store.free_name(path), {})
-
-    assert names == [
-        "epoch=1-loss=0.5.safetensors",
-        "epoch=1-loss=0.5-v1.safetensors",
-        "epoch=1-loss=0.5-v2.safetensors",
-    ]
-
-
 def test_checkpoints_are_ordered_by_step_and_attempt_never_by_time(tmp_path):
     files = {"z": (8, 0), "old": (2, 9), "b": (24, 0), "b-v10": (24, 0), "b-v9": (24, 0), "a": (24, 1), "none": None}
     for i, (name, counts) in enumerate(files.items()):
@@ -525,13 +511,6 @@ def test_the_latest_to_go_on_from_is_no_file_of_weights_alone(tmp_path):
     assert found.path == whole
     assert [each.path for each in found.rejected] == [light]
     assert "which holds weights alone. Load them with fncb.load" in found.rejected[0].reason
-
-
-def test_the_first_version_of_a_name_can_be_chosen(tmp_path):
-    path = tmp_path / "test.safetensors"
-    for name in ("test", "test-v9", "test-v10"):
-        assert store.free_name(path, first=9) == tmp_path / f"{name}.safetensors"
-        store.write(store.free_name(path, first=9), {})
 
 
 def nested(levels: int, leaf):

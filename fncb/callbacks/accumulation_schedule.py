@@ -1,19 +1,19 @@
 """Change how many batches an optimizer step accumulates, epoch by epoch."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from fncb.callback import Callback, Emit, EmptyState, emit
 from fncb.effects import SetAccumulation
 from fncb.events import TrainEpochStart
+from fncb.fields import must_be_int
 
 
 def accumulation_schedule(scheduling: Mapping[int, int], *, key: str = "accumulation_schedule") -> Callback[EmptyState]:
     """Asks for `SetAccumulation` as each training epoch starts.
 
     An epoch's factor is that of the largest epoch in `scheduling` that is not after it; before the first one it is 1.
-    So it is this schedule that counts, and not the run's own `accumulate_grad_batches`. A run that goes on in the
-    middle of an epoch has the factor that it was saved with.
+    A run that goes on in the middle of an epoch has the factor that it was saved with. `fit` refuses to take an
+    `accumulate_grad_batches` of more than 1 beside it.
 
     Args:
       scheduling: batches per optimizer step, 1 or more, by 0-based epoch: `{0: 4, 10: 1}` accumulates 4 batches in
@@ -41,8 +41,8 @@ def accumulation_schedule(scheduling: Mapping[int, int], *, key: str = "accumula
             "Write `{0: 4}` to accumulate 4 batches throughout."
         )
     for epoch, batches in scheduling.items():
-        _check("epochs must be integers, 0 or more", epoch, 0)
-        _check("batches per step must be integers, 1 or more", batches, 1)
+        must_be_int("accumulation_schedule", "each epoch", epoch, 0)
+        must_be_int("accumulation_schedule", "batches per step", batches, 1)
     factors = {0: 1, **scheduling}
 
     def on_train_epoch_start(state: EmptyState, event: TrainEpochStart) -> Emit[EmptyState]:
@@ -56,9 +56,3 @@ def accumulation_schedule(scheduling: Mapping[int, int], *, key: str = "accumula
         config={"scheduling": dict(scheduling)},
         on_train_epoch_start=on_train_epoch_start,
     )
-
-
-def _check(what: str, value: Any, least: int) -> None:
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int or value < least:
-        raise (ValueError if is_int else TypeError)(f"accumulation_schedule: {what}, got {value!r}.")

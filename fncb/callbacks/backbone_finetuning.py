@@ -6,9 +6,10 @@ from typing import Any
 import attrs
 
 from fncb.callback import Callback, Emit, emit
-from fncb.callbacks.finetuning import first_rate, freezes, must_be_rate
+from fncb.callbacks.finetuning import first_rate, freezes
 from fncb.effects import Freeze, Print, SetLR, Unfreeze
 from fncb.events import TrainEpochStart
+from fncb.fields import must_be_int, must_be_number
 
 
 @attrs.frozen
@@ -87,14 +88,14 @@ def backbone_finetuning(
     """
     config = {name: value for name, value in locals().items() if name != "key"}
     at = unfreeze_backbone_at_epoch
-    if not isinstance(at, int) or isinstance(at, bool) or at < 0:
-        raise ValueError(f"backbone_finetuning: unfreeze_backbone_at_epoch must be epoch 0 or a later one, got {at!r}.")
+    must_be_int("backbone_finetuning", "unfreeze_backbone_at_epoch", at, 0)
     if not isinstance(backbone, str) or not backbone:
         raise TypeError(f"backbone_finetuning: backbone must be the name of a submodule, got {backbone!r}.")
     if not callable(lambda_func):
         raise TypeError(f"backbone_finetuning: lambda_func must be a function of the epoch, got {lambda_func!r}.")
-    must_be_rate("backbone_finetuning: backbone_initial_ratio_lr", backbone_initial_ratio_lr)
-    must_be_rate("backbone_finetuning: backbone_initial_lr", backbone_initial_lr, optional=True)
+    must_be_number("backbone_finetuning", "backbone_initial_ratio_lr", backbone_initial_ratio_lr, "(0, inf)")
+    if backbone_initial_lr is not None:
+        must_be_number("backbone_finetuning", "backbone_initial_lr", backbone_initial_lr, "(0, inf)")
     pattern = f"{backbone}.*"
 
     def on_train_epoch_start(

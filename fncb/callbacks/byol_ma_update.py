@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fncb.callback import Callback, Emit, EmptyState, StepHooks, emit
 from fncb.events import AfterOptimizerStep
+from fncb.fields import must_be_int, must_be_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +44,9 @@ def byol_ma_update(
       A `Callback` that remembers nothing: tau follows from the step.
 
     Raises:
-      ValueError: for an argument out of range; when training begins, for a target with no trainable parameters or with
-        others than the online network; in the first step, for one that is given gradients.
+      ValueError, TypeError: for an argument out of range or of the wrong kind; when training begins, for a target with
+        no trainable parameters or with others than the online network; in the first step, for one that is given
+        gradients.
 
     Example:
       >>> import torch
@@ -61,10 +63,8 @@ def byol_ma_update(
     Known as:
       `BYOLMAWeightUpdate` in Lightning Bolts.
     """
-    if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
-        raise ValueError(f"byol_ma_update: max_steps must be 1 step or more, got {max_steps!r}.")
-    if isinstance(initial_tau, bool) or not 0 <= initial_tau <= 1:
-        raise ValueError(f"byol_ma_update: initial_tau must be in [0, 1], got {initial_tau!r}.")
+    must_be_int("byol_ma_update", "max_steps", max_steps, 1, "step")
+    must_be_number("byol_ma_update", "initial_tau", initial_tau, "[0, 1]")
     for what, name in (("online", online), ("target", target)):
         if not isinstance(name, str) or not name:
             raise TypeError(f"byol_ma_update: {what} must be the name of a submodule, got {name!r}.")

@@ -15,7 +15,7 @@ from fncb.callbacks.file_name import check_template, fields_of, file_name
 from fncb.callbacks.pausing import pausing
 from fncb.durations import seconds_of
 from fncb.effects import Delete, Link, Print, Save
-from fncb.fields import must_be_int
+from fncb.fields import must_be_int, must_be_metric, must_be_one_of
 
 SUFFIX = ".safetensors"
 
@@ -45,7 +45,7 @@ class CheckpointState:
       seconds: with `train_time_interval`, the run's seconds at the last check, 0.0 before the first.
       validated: epoch of the last check at a validation, None before the first.
       asked: saves that are not on disk yet, in order.
-      paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
+      paused: whether nothing is a check now: in a sanity check, a `fast_dev_run` or a run that does not train.
     """
 
     best_model_path: str | None = None
@@ -152,12 +152,10 @@ def checkpoint(
     config = {name: value for name, value in locals().items() if name != "key"}
     if not isinstance(dirpath, str | os.PathLike):
         raise TypeError(f"checkpoint: dirpath must be a path, got {dirpath!r}.")
-    if monitor is not None and (not isinstance(monitor, str) or not monitor):
-        raise TypeError(f"checkpoint: monitor must be a metric's name or None, got {monitor!r}.")
-    if mode not in ("min", "max"):
-        raise ValueError(f"checkpoint: mode must be 'min' or 'max', got {mode!r}.")
-    if save not in ("sync", "async"):
-        raise ValueError(f"checkpoint: save must be 'sync' or 'async', got {save!r}.")
+    if monitor is not None:
+        must_be_metric("checkpoint", monitor)
+    must_be_one_of("checkpoint", "mode", mode, ("min", "max"))
+    must_be_one_of("checkpoint", "save", save, ("sync", "async"))
     if not isinstance(save_last, bool) and save_last != "link":
         raise ValueError(f"checkpoint: save_last must be True, False or 'link', got {save_last!r}.")
     for name in ("save_weights_only", "save_on_exception", "save_on_signal"):

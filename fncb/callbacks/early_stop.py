@@ -1,7 +1,7 @@
 """Stop training once a metric has stopped improving."""
 
 from math import inf, isfinite
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
@@ -9,6 +9,7 @@ from fncb.callback import Callback, Emit, emit
 from fncb.callbacks.pausing import pausing
 from fncb.effects import Print, Stop
 from fncb.events import MissingMetric, TrainEnd, TrainEpochEnd, ValidationEnd
+from fncb.fields import must_be_int, must_be_metric, must_be_number, must_be_one_of
 
 Reason = Literal["non_finite", "stopping_threshold", "divergence_threshold", "patience"]
 
@@ -25,7 +26,7 @@ class EarlyStopState:
       reason_message: the sentence that it last asked with; None while it has not.
       validated: epoch of the last check when a validation ended; None before the first.
       missed: epoch of a validation without the metric, while its end may still bring it; None otherwise.
-      paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
+      paused: whether nothing is a check now: in a sanity check, a `fast_dev_run` or a run that does not train.
     """
 
     best: float | None = None
@@ -102,21 +103,14 @@ def early_stop(
       `EarlyStopping` in Lightning and Keras.
     """
     config = {name: value for name, value in locals().items() if name != "key"}
-    if not isinstance(monitor, str) or not monitor:
-        raise TypeError(f"early_stop: monitor must be a metric's name, got {monitor!r}.")
-    if not isinstance(patience, int) or isinstance(patience, bool) or patience < 0:
-        raise ValueError(f"early_stop: patience must be 0 checks or more, got {patience!r}.")
-    if not _is_number(min_delta) or min_delta < 0:
-        raise ValueError(f"early_stop: min_delta must be 0 or more, got {min_delta!r}. `mode=` gives its direction.")
-    if mode not in ("min", "max"):
-        raise ValueError(f"early_stop: mode must be 'min' or 'max', got {mode!r}.")
+    must_be_metric("early_stop", monitor)
+    must_be_int("early_stop", "patience", patience, 0, "checks")
+    must_be_number("early_stop", "min_delta", min_delta, "[0, inf)")
+    must_be_one_of("early_stop", "mode", mode, ("min", "max"))
     for name in ("stopping_threshold", "divergence_threshold"):
-        if config[name] is not None and not _is_number(config[name]):
-            raise ValueError(f"early_stop: {name} must be a finite number or None, got {config[name]!r}.")
-    if check_on_train_epoch_end not in (None, True, False):
-        raise ValueError(
-            f"early_stop: check_on_train_epoch_end must be True, False or None, got {check_on_train_epoch_end!r}."
-        )
+        if config[name] is not None:
+            must_be_number("early_stop", name, config[name], "(-inf, inf)")
+    must_be_one_of("early_stop", "check_on_train_epoch_end", check_on_train_epoch_end, (True, False, None))
     either = check_on_train_epoch_end is None
     sign = 1.0 if mode == "min" else -1.0  # sign * value: less is better
 
@@ -186,7 +180,3 @@ def early_stop(
         on_train_end=on_train_end,
         **pausing(),
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -10,6 +10,7 @@ from fncb.callback import Callback, Emit, EmptyState, StepHooks, emit
 from fncb.callbacks.weight_averaging import device_of, is_averaged
 from fncb.effects import Apply, View
 from fncb.events import AfterOptimizerStep, PredictStart, TestStart, TrainEnd, TrainEpochEnd, ValidationStart
+from fncb.fields import must_be_int, must_be_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,8 @@ def ema(
       and device. Costs one extra copy of them.
 
     Raises:
-      ValueError: for an argument out of range; when training begins, for another device than the parameters'.
+      ValueError, TypeError: for an argument out of range or of the wrong kind; when training begins, for another device
+        than the parameters'.
 
     Example:
       >>> import torch
@@ -71,18 +73,17 @@ def ema(
       `EMAWeightAveraging` in Lightning, `use_ema` and `SwapEMAWeights` in Keras, `EMA` in Composer.
     """
     config = {name: value for name, value in locals().items() if name != "key"}
-    if isinstance(decay, bool) or not 0 <= decay < 1:
-        raise ValueError(f"ema: decay must be in [0, 1), got {decay!r}.")
-    _must_count("update_every_n_steps must be 0 steps or more", update_every_n_steps)
-    _must_count("update_starting_at_step must be step 0 or a later one", update_starting_at_step or 0)
-    _must_count("update_starting_at_epoch must be epoch 0 or a later one", update_starting_at_epoch or 0)
     every, start, first_epoch = update_every_n_steps, update_starting_at_step or 0, update_starting_at_epoch or 0
+    must_be_number("ema", "decay", decay, "[0, 1)")
+    must_be_int("ema", "update_every_n_steps", every, 0, "steps")
+    must_be_int("ema", "update_starting_at_step", start, 0)
+    must_be_int("ema", "update_starting_at_epoch", first_epoch, 0)
     if every == 0 and update_starting_at_step is not None:
         raise ValueError(
             f"ema: update_starting_at_step must be None where no step updates, got {start}. "
             "Put the start off with update_starting_at_epoch, or let update_every_n_steps be 1 or more."
         )
-    where = device_of("ema", device)
+    device = device_of("ema", device)
     first = -(-start // every) * every if every else 0  # the first 0-based step that updates
 
     def moved(average: Tensor, weight: Tensor) -> Tensor:
@@ -90,10 +91,10 @@ def ema(
 
     def init(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         there = {param.device for param in params.values()}
-        if where is not None and any(where.type != d.type or where.index not in (None, d.index) for d in there):
+        if device is not None and any(device.type != d.type or device.index not in (None, d.index) for d in there):
             raise ValueError(
-                f"ema: device must be that of the parameters, {[*map(str, there)]}, got {str(where)!r}. The average is "
-                "updated in their step; weight_averaging(device=...) keeps one elsewhere."
+                f"ema: device must be that of the parameters, {[*map(str, there)]}, got {str(device)!r}. The average "
+                "is updated in their step; weight_averaging(device=...) keeps one elsewhere."
             )
         tensors = {**params, **(getattr(params, "buffers", {}) if use_buffers else {})}
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -138,18 +139,13 @@ def ema(
         key=key,
         step=StepHooks(init=init, on_after_optimizer_step=on_after_optimizer_step if every else None),
         emits=(Apply, View),
-        config={**config, "device": None if where is None else str(where)},
+        config={**config, "device": None if device is None else str(device)},
         on_train_epoch_end=None if every else on_train_epoch_end,
         on_validation_start=views,
         on_test_start=views,
         on_predict_start=views,
         on_train_end=on_train_end,
     )
-
-
-def _must_count(what: str, n: Any) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise ValueError(f"ema: {what}, got {n!r}.")
 
 
 def _moved_in(event: AfterOptimizerStep, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

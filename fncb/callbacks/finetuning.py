@@ -1,7 +1,6 @@
 """Freeze parameters before training and train them again epoch by epoch."""
 
 from collections.abc import Callable, Iterable, Sequence
-from math import isfinite
 from typing import Any, TypeAlias
 
 import attrs
@@ -9,6 +8,7 @@ import attrs
 from fncb.callback import Callback, Emit, emit
 from fncb.effects import Effect, Freeze, Print, SetLR, Unfreeze
 from fncb.events import FitStart, MissingMetric, TrainEpochStart
+from fncb.fields import must_be_number
 
 Patterns: TypeAlias = str | Sequence[str]
 """A shell pattern of names of parameters, such as `encoder.*`, or several."""
@@ -73,8 +73,9 @@ def finetuning(
     if not callable(finetune_function):
         raise TypeError(f"finetuning: finetune_function must be a function of the epoch, got {finetune_function!r}.")
     frozen = freezes("finetuning: freeze_before_training", freeze_before_training, train_bn)
-    must_be_rate("finetuning: lr", lr, optional=True)
-    must_be_rate("finetuning: initial_denom_lr", initial_denom_lr)
+    if lr is not None:
+        must_be_number("finetuning", "lr", lr, "(0, inf)")
+    must_be_number("finetuning", "initial_denom_lr", initial_denom_lr, "(0, inf)")
 
     def on_train_epoch_start(state: FinetuningState, event: TrainEpochStart) -> FinetuningState | Emit[FinetuningState]:
         def effect(asked: Any) -> Effect:
@@ -126,11 +127,3 @@ def first_rate(event: TrainEpochStart) -> float:
         if name.startswith("lr-"):
             return event.metrics[name]
     raise MissingMetric(f"no learning rate in {type(event).__name__} at step {event.step}. It has {[*event.metrics]}.")
-
-
-def must_be_rate(who: str, value: Any, optional: bool = False) -> None:
-    """Raises `ValueError` unless a value is a number more than 0."""
-    if optional and value is None:
-        return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value) or value <= 0:
-        raise ValueError(f"{who} must be more than 0, got {value!r}.")

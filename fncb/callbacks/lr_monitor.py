@@ -89,7 +89,7 @@ def lr_monitor(
 
     def on_train_batch_start(state: LRMonitorState, event: TrainBatchStart) -> LRMonitorState | Emit[LRMonitorState]:
         due = (event.step + 1) % log_every_n_steps == 0
-        moved = logging_interval == "step" or _rates(event) != state.logged
+        moved = logging_interval == "step" or _texts(_rates(event)) != _texts(state.logged)
         return log_rates(state, event) if due and moved else state
 
     def on_probed(state: LRMonitorState, event: Probed) -> LRMonitorState | Emit[LRMonitorState]:
@@ -112,3 +112,7 @@ def lr_monitor(
 
 def _rates(event: TrainEpochStart | TrainBatchStart) -> dict[str, float]:
     return {name: event.metrics[name] for name in event.metrics if name.startswith("lr-")}
+
+
+def _texts(rates: Mapping[str, float]) -> dict[str, str]:
+    return {name: repr(rate) for name, rate in rates.items()}  # NaN does not equal NaN, but reads the same

@@ -12,7 +12,7 @@ from fncb.effects import Append, Call
 from fncb.events import Event
 from fncb.fields import hook_called
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 
 def notify(

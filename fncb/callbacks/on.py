@@ -15,7 +15,7 @@ def on(
     init: Callable[[], Any] = EmptyState,
     emits: tuple[type[Effect], ...] | None = None,
     key: str = "on",
-    **functions: Callable[..., Any],
+    **functions: Callable[[Any], Any] | Callable[[Any, Any], Any],
 ) -> Callback[Any]:
     """A callback made of functions, each for the hook that it is named after.
 
@@ -83,7 +83,7 @@ def _takes_state(name: str, function: Callable[..., Any]) -> bool:
     return False
 
 
-def _of_event(name: str, function: Callable[[Event], Any]) -> Any:
+def _of_event(name: str, function: Callable[..., Any]) -> Any:
     """A hook that asks for what a function of the event returns."""
 
     def hook(state: Any, event: Event) -> Any:

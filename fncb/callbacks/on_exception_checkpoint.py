@@ -19,7 +19,7 @@ def on_exception_checkpoint(
     """Asks for `Save` when anything raises, and for `Delete` once a fit ends well.
 
     It saves as `checkpoint(save_on_exception=True)` does, and nothing else: after any exception, Ctrl-C and SIGTERM
-    included, but not in a sanity check or a trial (`fast_dev_run`), nor where nothing is trained. The run goes on from
+    included, but not in a sanity check or a `fast_dev_run`, nor where nothing is trained. The run goes on from
     the file exactly, with `resume="last"` or `resume=path`; without `resume` it begins anew. A second exception leaves
     the newer file only.
 

@@ -1,4 +1,4 @@
-"""When what is measured counts for nothing: in a sanity check, in a trial, and where nothing is trained."""
+"""When what is measured counts for nothing: in a sanity check, in a `fast_dev_run`, and where nothing is trained."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import attrs
 def pausing() -> dict[str, Any]:
     """The hooks that keep the field `paused` of a callback's state, by name.
 
-    It is true in a sanity check, in a trial (`fast_dev_run`) and in a run that does not train.
+    It is true in a sanity check, in a `fast_dev_run` and in a run that does not train.
 
     Example:
       >>> from fncb.events import Setup

@@ -9,7 +9,7 @@ import attrs
 from fncb import events as ev
 from fncb.callback import Callback, Emit, emit
 from fncb.effects import Render
-from fncb.fields import must_be_patterns
+from fncb.fields import is_number, must_be_patterns
 from fncb.metrics import named
 
 
@@ -100,7 +100,7 @@ def progress_bar(
 
 def times_a_second(who: str, refresh_rate: float) -> Due | None:
     """Shows a batch if enough time has passed; None for a rate of 0."""
-    if isinstance(refresh_rate, bool) or not isinstance(refresh_rate, int | float):
+    if not is_number(refresh_rate):
         raise TypeError(f"{who}: refresh_rate must be a number of draws a second, got {refresh_rate!r}.")
     if not isfinite(refresh_rate) or refresh_rate < 0:
         raise ValueError(f"{who}: refresh_rate must be 0 a second or more, got {refresh_rate!r}.")

@@ -1,15 +1,15 @@
 """Reduce the learning rates when a metric has stopped improving."""
 
-from collections.abc import Callable
 from math import inf
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
 from fncb.callback import Callback, Emit, emit
+from fncb.callbacks.pausing import pausing
 from fncb.effects import ScaleLR
 from fncb.events import MissingMetric, TrainEpochEnd, ValidationEnd
-from fncb.fields import must_be_int, must_be_number
+from fncb.fields import must_be_int, must_be_metric, must_be_number, must_be_one_of
 
 
 @attrs.frozen
@@ -20,7 +20,7 @@ class ReduceOnPlateauState:
       best: best value seen, in the metric's own unit; None before the first that is better than nothing.
       stale: checks in a row, up to now, that were no better; those of a cooldown do not count.
       cooldown: checks for which nothing counts as stale.
-      paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
+      paused: whether nothing is a check now: in a sanity check, a `fast_dev_run` or a run that does not train.
     """
 
     best: float | None = None
@@ -88,17 +88,14 @@ def reduce_on_plateau(
       `ReduceLROnPlateau` in torch and Keras, `optax.contrib.reduce_on_plateau` in optax.
     """
     config = {name: value for name, value in locals().items() if name != "key"}
-    if not isinstance(monitor, str) or not monitor:
-        raise TypeError(f"reduce_on_plateau: monitor must be a metric's name, got {monitor!r}.")
+    must_be_metric("reduce_on_plateau", monitor)
     must_be_number("reduce_on_plateau", "factor", factor, "(0, 1)")
     must_be_int("reduce_on_plateau", "patience", patience, 0, "checks")
     must_be_int("reduce_on_plateau", "cooldown", cooldown, 0, "checks")
     for name in ("threshold", "min_lr", "eps"):
         must_be_number("reduce_on_plateau", name, config[name], "[0, inf)")
-    if mode not in ("min", "max"):
-        raise ValueError(f"reduce_on_plateau: mode must be 'min' or 'max', got {mode!r}.")
-    if threshold_mode not in ("rel", "abs"):
-        raise ValueError(f"reduce_on_plateau: threshold_mode must be 'rel' or 'abs', got {threshold_mode!r}.")
+    must_be_one_of("reduce_on_plateau", "mode", mode, ("min", "max"))
+    must_be_one_of("reduce_on_plateau", "threshold_mode", threshold_mode, ("rel", "abs"))
 
     def is_better(value: float, best: float) -> bool:
         if mode == "min":
@@ -124,23 +121,13 @@ def reduce_on_plateau(
             return state
         return emit(attrs.evolve(state, stale=0, cooldown=cooldown), ScaleLR(factor, min_lr, eps))
 
-    def pause(now: Callable[[Any], bool]) -> Any:
-        return lambda state, event: attrs.evolve(state, paused=now(event))
-
-    moment: dict[str, Any] = {"on_train_epoch_end": check}
-    if not check_on_train_epoch_end:
-        moment = {
-            "on_validation_end": check,
-            "on_sanity_check_start": pause(lambda _: True),
-            "on_sanity_check_end": pause(lambda _: False),
-        }
     return Callback(
         constructor="reduce_on_plateau",
         key=key or f"reduce_on_plateau({monitor})",
         init=ReduceOnPlateauState,
         emits=(ScaleLR,),
         config=config,
-        setup=pause(lambda event: event.stage != "fit" or event.fast_dev_run),
-        teardown=pause(lambda _: False),
-        **moment,
+        on_validation_end=None if check_on_train_epoch_end else check,
+        on_train_epoch_end=check if check_on_train_epoch_end else None,
+        **pausing(),
     )

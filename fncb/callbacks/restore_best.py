@@ -12,7 +12,7 @@ from fncb.callback import Callback, Emit, StepHooks, emit
 from fncb.callbacks.pausing import pausing
 from fncb.effects import Apply
 from fncb.events import TrainEnd, ValidationEnd
-from fncb.fields import must_be_number
+from fncb.fields import must_be_metric, must_be_number, must_be_one_of
 from fncb.tree import leaves
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class RestoreBestState:
       best: the best value, in the metric's own unit; None before the first finite one.
       epoch: of the validation that it is of; None before.
       step: likewise.
-      paused: whether nothing is a check now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
+      paused: whether nothing is a check now: in a sanity check, a `fast_dev_run` or a run that does not train.
     """
 
     best: float | None = None
@@ -82,10 +82,8 @@ def restore_best(
     Known as:
       `EarlyStopping(restore_best_weights=True)` in Keras.
     """
-    if not isinstance(monitor, str) or not monitor:
-        raise TypeError(f"restore_best: monitor must be a metric's name, got {monitor!r}.")
-    if mode not in ("min", "max"):
-        raise ValueError(f"restore_best: mode must be 'min' or 'max', got {mode!r}.")
+    must_be_metric("restore_best", monitor)
+    must_be_one_of("restore_best", "mode", mode, ("min", "max"))
     must_be_number("restore_best", "min_delta", min_delta, "[0, inf)")
     sign = 1.0 if mode == "min" else -1.0  # sign * value: less is better
 

@@ -7,7 +7,7 @@ import attrs
 from fncb.callback import Callback, Emit, emit
 from fncb.effects import Print, Remember, Rollback, Stop
 from fncb.events import TrainBatchEnd, TrainEnd
-from fncb.fields import must_be_int, must_be_number
+from fncb.fields import must_be_int, must_be_metric, must_be_number
 
 
 @attrs.frozen
@@ -82,8 +82,7 @@ def rollback_on_spike(
       nothing elsewhere.
     """
     config = {name: value for name, value in locals().items() if name != "key"}
-    if not isinstance(monitor, str) or not monitor:
-        raise TypeError(f"rollback_on_spike: monitor must be a metric's name, got {monitor!r}.")
+    must_be_metric("rollback_on_spike", monitor)
     must_be_number("rollback_on_spike", "factor", factor, "(1, inf)")
     for name, least in {"window": 1, "every_n_steps": 1, "look_every_n_steps": 1, "budget": 0}.items():
         must_be_int("rollback_on_spike", name, config[name], least)

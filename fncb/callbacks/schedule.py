@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fncb.callback import Callback, Emit, EmptyState, emit
 from fncb.effects import HoldSchedules, Set
 from fncb.events import Event, TrainBatchStart, TrainStart
-from fncb.fields import must_be_callable
+from fncb.fields import is_number, must_be_callable, must_be_one_of
 
 
 def schedule(
@@ -64,12 +64,11 @@ def schedule(
             f"step_state.<key>.<path>, got {setting!r}."
         )
     must_be_callable("schedule", "value", value)
-    if interval not in ("epoch", "step"):
-        raise ValueError(f"schedule: interval must be 'epoch' or 'step', got {interval!r}.")
+    must_be_one_of("schedule", "interval", interval, ("epoch", "step"))
 
     def at(n: int) -> Set:
         found: Any = value(n)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found):
+        if not is_number(found) or not isfinite(found):
             raise TypeError(f"schedule: value must give a finite number, got {found!r} for {interval} {n}.")
         return Set(setting, found)
 

@@ -44,8 +44,8 @@ def skip_large_updates(
       key: names the state.
 
     Returns:
-      A `Callback` whose step state is `{"skipped": n, "seen": n, "sum": s}`, 0-d tensors: updates skipped, norms that
-      entered the mean, and their sum with its weights.
+      A `Callback` whose step state has three 0-d tensors: `skipped` updates, norms `seen` by the mean, and `sum`, those
+      norms with their weights.
 
     Raises:
       ValueError, TypeError: for an argument out of range or of the wrong kind.

@@ -26,7 +26,7 @@ def skip_nonfinite(*, key: str = "skip_nonfinite") -> Callback[EmptyState]:
       key: names the state.
 
     Returns:
-      A `Callback` whose step state is `{"skipped": n}`, n a 0-d int64 tensor. Costs one pass over the gradients, and
+      A `Callback` whose step state has `skipped`, a 0-d int64 tensor. Costs one pass over the gradients, and
       where a batch may be skipped, the old values are held until the new ones are known.
 
     Example:

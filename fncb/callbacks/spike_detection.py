@@ -11,7 +11,7 @@ from fncb.callback import Callback, Emit, emit
 from fncb.callbacks.pausing import pausing
 from fncb.effects import Append, Print, Stop
 from fncb.events import TrainBatchEnd, TrainEnd
-from fncb.fields import must_be_int, must_be_number
+from fncb.fields import must_be_int, must_be_metric, must_be_number, must_be_one_of
 
 
 @attrs.frozen
@@ -20,7 +20,7 @@ class SpikeDetectionState:
 
     Attributes:
       recent: the last finite values that were no spikes, at most `window`, oldest first.
-      paused: whether nothing counts now: in a trial (`fast_dev_run`), a sanity check or a run that does not train.
+      paused: whether nothing counts now: in a `fast_dev_run`, a sanity check or a run that does not train.
     """
 
     recent: tuple[float, ...] = ()
@@ -78,10 +78,8 @@ def spike_detection(
       `SpikeDetection` in Lightning.
     """
     config = {name: value for name, value in locals().items() if name != "key"}
-    if not isinstance(monitor, str) or not monitor:
-        raise TypeError(f"spike_detection: monitor must be a metric's name, got {monitor!r}.")
-    if mode not in ("min", "max"):
-        raise ValueError(f"spike_detection: mode must be 'min' or 'max', got {mode!r}.")
+    must_be_metric("spike_detection", monitor)
+    must_be_one_of("spike_detection", "mode", mode, ("min", "max"))
     must_be_int("spike_detection", "window", window, 1, "value")
     must_be_int("spike_detection", "warmup", warmup, 0, "batches")
     for name in ("atol", "rtol"):

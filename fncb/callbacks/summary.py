@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -277,7 +277,7 @@ def _like(model: nn.Module, example_input: Any) -> Any:
 
 
 @contextmanager
-def _unfused() -> Iterator[None]:
+def _unfused() -> Generator[None]:
     """Has attention made in parts: in one piece, as torch may make it in eval mode, its operations are not counted."""
     from torch.backends import mha
 

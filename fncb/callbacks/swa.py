@@ -19,6 +19,7 @@ from fncb.callbacks.weight_averaging import (
 )
 from fncb.effects import Apply, HoldSchedules, RefreshBatchNorm, SetLR
 from fncb.events import FitStart, TrainEnd, TrainEpochEnd, TrainEpochStart, TrainStart
+from fncb.fields import must_be_int, must_be_one_of
 
 
 @attrs.frozen
@@ -69,8 +70,8 @@ def swa(
       key: names the state.
 
     Returns:
-      A `Callback` with `SwaState`, whose step state is `{"average": {name: tensor}, "n_averaged": n}`. It costs the
-      memory of one copy of the parameters, and nothing inside the step.
+      A `Callback` with `SwaState`, whose step state has `average`, a tensor for each name, and `n_averaged`. It costs
+      the memory of one copy of the parameters, and nothing inside the step.
 
     Raises:
       TypeError, ValueError: for arguments out of range or of the wrong kind; when training starts, for a fraction of no
@@ -100,13 +101,11 @@ def swa(
     if not isinstance(rates, list | tuple) or not rates or not all(isinstance(lr, float) and lr > 0 for lr in rates):
         raise ValueError(f"swa: swa_lrs must be a float more than 0, or several such, got {swa_lrs!r}.")
     _check_start(swa_epoch_start)
-    if not isinstance(annealing_epochs, int) or isinstance(annealing_epochs, bool) or annealing_epochs < 0:
-        raise ValueError(f"swa: annealing_epochs must be 0 epochs or more, got {annealing_epochs!r}.")
-    if annealing_strategy not in ("cos", "linear"):
-        raise ValueError(f"swa: annealing_strategy must be 'cos' or 'linear', got {annealing_strategy!r}.")
+    must_be_int("swa", "annealing_epochs", annealing_epochs, 0, "epochs")
+    must_be_one_of("swa", "annealing_strategy", annealing_strategy, ("cos", "linear"))
     if avg_fn is not None and not callable(avg_fn):
         raise TypeError(f"swa: avg_fn must be a function or None, got {avg_fn!r}.")
-    where = device_of("swa", device)
+    device = device_of("swa", device)
     update, copy = updates(key, avg_fn or running_mean), copies_into_model(key)
 
     def on_fit_start(state: SwaState, event: FitStart) -> SwaState:
@@ -149,9 +148,9 @@ def swa(
         constructor="swa",
         key=key,
         init=SwaState,
-        step=keeps_average(where, use_buffers=False),
+        step=keeps_average(device, use_buffers=False),
         emits=(Apply, HoldSchedules, RefreshBatchNorm, SetLR),
-        config={**config, "device": None if where is None else str(where)},
+        config={**config, "device": None if device is None else str(device)},
         on_fit_start=on_fit_start,
         on_train_start=on_train_start,
         on_train_epoch_start=on_train_epoch_start,

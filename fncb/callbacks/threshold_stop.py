@@ -9,7 +9,7 @@ from fncb.callback import Callback, Emit, emit
 from fncb.callbacks.pausing import pausing
 from fncb.effects import Print, Stop
 from fncb.events import TrainEnd, TrainEpochEnd, ValidationEnd
-from fncb.fields import must_be_number
+from fncb.fields import must_be_metric, must_be_number, must_be_one_of
 
 
 @attrs.frozen
@@ -19,7 +19,7 @@ class ThresholdStopState:
     Attributes:
       value: the metric at the last look, in its own unit; None before the first, and if it was not finite.
       looked: epoch of the last look; None before the first.
-      paused: whether nothing counts now: in a sanity check, a trial (`fast_dev_run`) or a run that does not train.
+      paused: whether nothing counts now: in a sanity check, a `fast_dev_run` or a run that does not train.
     """
 
     value: float | None = None
@@ -56,11 +56,9 @@ def threshold_stop(
     Known as:
       `EarlyStopping(stopping_threshold=...)` in Lightning, which stops only beyond the threshold.
     """
-    if not isinstance(monitor, str) or not monitor:
-        raise TypeError(f"threshold_stop: monitor must be a metric's name, got {monitor!r}.")
+    must_be_metric("threshold_stop", monitor)
     must_be_number("threshold_stop", "threshold", threshold, "(-inf, inf)")
-    if mode not in ("min", "max"):
-        raise ValueError(f"threshold_stop: mode must be 'min' or 'max', got {mode!r}.")
+    must_be_one_of("threshold_stop", "mode", mode, ("min", "max"))
     sign = 1.0 if mode == "min" else -1.0  # sign * value: less is better
 
     def look(

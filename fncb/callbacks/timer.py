@@ -11,6 +11,7 @@ from fncb.callback import Callback, Emit, emit
 from fncb.durations import seconds_of
 from fncb.effects import Stop
 from fncb.events import Event
+from fncb.fields import must_be_one_of
 
 Timed = Literal["train", "validate", "test", "sanity_check"]
 
@@ -70,8 +71,7 @@ def timer(
     Lightning's `verbose` is left out: a run says why it stopped. Its `time_remaining` is `duration` less `elapsed`.
     """
     limit = None if duration is None else seconds_of("timer: duration", duration)
-    if interval not in ("step", "epoch"):
-        raise ValueError(f"timer: interval must be 'step' or 'epoch', got {interval!r}.")
+    must_be_one_of("timer", "interval", interval, ("step", "epoch"))
 
     def check(state: TimerState, event: Event) -> TimerState | Emit[TimerState]:
         elapsed = state.elapsed(event.seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 
@@ -13,6 +13,15 @@ from fncb.events import PredictStart, TestStart, TrainBatchEnd, TrainEnd, TrainE
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class ShouldUpdate(Protocol):
+    """A function that says when an average is updated."""
+
+    def __call__(self, *, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Given one of the two."""
+        ...
+
 
 AvgFn: TypeAlias = "Callable[[Tensor, Tensor, Tensor], Tensor]"
 """The new average, from the one so far, the weight as it is now, and how many are averaged already, a 0-d int64."""
@@ -32,7 +41,7 @@ class WeightAveragingState:
 
 
 def weight_averaging(
-    should_update: Callable[..., bool] | None = None,
+    should_update: ShouldUpdate | None = None,
     *,
     device: Any = None,
     use_buffers: bool = True,
@@ -62,8 +71,8 @@ def weight_averaging(
       key: names the state.
 
     Returns:
-      A `Callback` with `WeightAveragingState`, whose step state is `{"average": {name: tensor}, "n_averaged": n}`, n a
-      0-d int64 tensor. It costs the memory of one copy of the weights, and nothing inside the step.
+      A `Callback` with `WeightAveragingState`, whose step state has `average`, a tensor for each name, and
+      `n_averaged`, a 0-d int64 tensor. It costs the memory of one copy of the weights, and nothing inside the step.
 
     Raises:
       TypeError: if a function is none.
@@ -90,7 +99,7 @@ def weight_averaging(
     for name, function in (("should_update", wanted), ("avg_fn", average)):
         if not callable(function):
             raise TypeError(f"weight_averaging: {name} must be a function or None, got {function!r}.")
-    where = device_of("weight_averaging", device)
+    device = device_of("weight_averaging", device)
     update, view = updates(key, average), View(key, lambda params, states: averages(key, params, states))
 
     def on_train_batch_end(state: WeightAveragingState, event: TrainBatchEnd) -> Any:
@@ -116,11 +125,11 @@ def weight_averaging(
         constructor="weight_averaging",
         key=key,
         init=WeightAveragingState,
-        step=keeps_average(where, use_buffers),
+        step=keeps_average(device, use_buffers),
         emits=(Apply, View),
         config={
             "should_update": should_update,
-            "device": None if where is None else str(where),
+            "device": None if device is None else str(device),
             "use_buffers": use_buffers,
             "avg_fn": avg_fn,
         },

@@ -4,19 +4,18 @@ import argparse
 import difflib
 from itertools import islice
 
-import attrs
-
 from fncb.account import known_metrics
-from fncb.cli.lines import HEADS, data_of, line_of, moments
+from fncb.cli.lines import HEADS, data_of, line_of
 from fncb.cli.output import note, show, show_json
 from fncb.cli.runs import read_run
 from fncb.conditions import Condition, condition_of, has
 from fncb.events import HOOKS
 from fncb.fields import hook_called
+from fncb.live import recorded_fields
 from fncb.metrics import Unrecorded
-from fncb.recording import Recording
+from fncb.recording import Recording, asked_at
 
-_FIELDS = {field.name for kind in HOOKS.values() for field in attrs.fields(kind) if not field.metadata.get("live")}
+_FIELDS = {field.name for kind in HOOKS.values() for field in recorded_fields(kind)}
 
 
 def run(asked: argparse.Namespace) -> int:
@@ -31,7 +30,7 @@ def run(asked: argparse.Namespace) -> int:
         _note_unknown_names(recording, condition)
     wanted = (
         (event, effects)
-        for event, effects in moments(recording.entries)
+        for event, effects in asked_at(recording.entries)
         if (not kinds or type(event) in kinds) and (condition is None or condition(event))
     )
     if not asked.json:

@@ -1,17 +1,16 @@
 """Events and effects as lines that can be read."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from fncb.cli.plain import fields_of, plain
 from fncb.effects import Effect
-from fncb.events import Event, hook_name
+from fncb.events import Event, counters, hook_name
 from fncb.metrics import Unrecorded
 
 HEADS = f"{'epoch':>5} {'step':>8} {'seconds':>10}  {'hook':<26} "
-_COUNTERS = ("epoch", "step", "seconds")
 
 
 def line_of(entry: Event | Effect) -> str:
@@ -27,31 +26,15 @@ def line_of(entry: Event | Effect) -> str:
     """
     if isinstance(entry, Effect):
         return " " * 27 + f"-> {entry!r}" + (f" by {entry.key}" if entry.key else "")
-    counters = f"{entry.epoch:>5} {entry.step:>8} {entry.seconds:>10.2f}  {hook_name(type(entry)):<26} "
-    return (counters + ", ".join(filter(None, _told(entry)))).rstrip()
+    at = f"{entry.epoch:>5} {entry.step:>8} {entry.seconds:>10.2f}  {hook_name(type(entry)):<26} "
+    return (at + ", ".join(filter(None, _told(entry)))).rstrip()
 
 
 def data_of(entry: Event | Effect, event: Event | None) -> dict[str, Any]:
     """An entry as plain data; an effect with the event at which it was asked for."""
     if isinstance(entry, Event) or event is None:
         return plain(entry)
-    counters = {name: getattr(event, name) for name in _COUNTERS}
-    return {**plain(entry), "at": type(event).__name__, **plain(counters)}
-
-
-def moments(entries: Iterable[Event | Effect]) -> Iterator[tuple[Event, tuple[Effect, ...]]]:
-    """Each event with the effects that were asked for at it."""
-    event: Event | None = None
-    effects: list[Effect] = []
-    for entry in entries:
-        if isinstance(entry, Effect):
-            effects.append(entry)
-            continue
-        if event is not None:
-            yield event, tuple(effects)
-        event, effects = entry, []
-    if event is not None:
-        yield event, tuple(effects)
+    return {**plain(entry), "at": type(event).__name__, **plain(counters(event))}
 
 
 def number(value: Any) -> str:
@@ -69,9 +52,9 @@ def number(value: Any) -> str:
 
 
 def _told(event: Event) -> Iterator[str]:
-    defaults = {field.name: field.default for field in attrs.fields(type(event))}
+    defaults, at = {field.name: field.default for field in attrs.fields(type(event))}, counters(event)
     for name, value in fields_of(event).items():
         if name == "metrics":
             yield "metrics not recorded" if isinstance(value, Unrecorded) else number(value)
-        elif name not in _COUNTERS and value != defaults[name] and value != {}:
+        elif name not in at and value != defaults[name] and value != {}:
             yield f"{name} {number(value)}"

@@ -8,6 +8,7 @@ import attrs
 
 from fncb.effects import Effect
 from fncb.events import Event
+from fncb.live import recorded_fields
 from fncb.metrics import Unrecorded
 
 
@@ -47,5 +48,4 @@ def fields_of(record: Any) -> dict[str, Any]:
       >>> fields_of(Print("text"))
       {'key': None, 'text': 'text'}
     """
-    fields = [field for field in attrs.fields(type(record)) if not field.metadata.get("live")]
-    return {field.name: getattr(record, field.name) for field in fields}
+    return {field.name: getattr(record, field.name) for field in recorded_fields(type(record))}

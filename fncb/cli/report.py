@@ -7,7 +7,7 @@ from fncb.cli.output import show, show_json
 from fncb.cli.refusal import WRONG_USAGE, Refusal
 from fncb.cli.runs import recording_at, telling_damage
 from fncb.expressions import callback_of
-from fncb.frames import stem_and_suffix
+from fncb.naming import stem_and_suffix
 from fncb.page.html import report
 
 

@@ -1,6 +1,6 @@
 """Which recording is meant."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -59,7 +59,7 @@ def must_exist(what: str, path: Path) -> None:
 
 
 @contextmanager
-def telling_damage() -> Iterator[None]:
+def telling_damage() -> Generator[None]:
     """Has a recording that turns out to be damaged give the status for that."""
     try:
         yield

@@ -11,8 +11,8 @@ import attrs
 
 from fncb.callback import Callback
 from fncb.effects import Effect
-from fncb.events import HOOKS
-from fncb.hindsight import Moment, history
+from fncb.hindsight import Moment, heard_by, history
+from fncb.live import recorded_fields
 from fncb.page.plain import SAME, cut, patch, plain
 from fncb.recording import Recording
 
@@ -105,7 +105,7 @@ def sentence(error: BaseException) -> str:
 
 def _folded(callback: Callback[Any], recording: Recording) -> Iterator[tuple[int, Moment[Any]]]:
     """Number and moment of the events that a callback hears, which `history` gives for all."""
-    heard = {kind for kind in HOOKS.values() if callback.hears(kind)}
+    heard = heard_by(callback)
     numbers = [i for i, event in enumerate(recording.events) if type(event) in heard]
     events = recording.events
     some = attrs.evolve(recording, entries=tuple([events[i] for i in numbers]))
@@ -138,11 +138,7 @@ def _alike(one: Effect, other: Effect) -> bool:
 
 
 def _fields(effect: Effect) -> list[Any]:
-    return [
-        plain(getattr(effect, field.name))
-        for field in attrs.fields(type(effect))
-        if field.eq and not field.metadata.get("live")
-    ]
+    return [plain(getattr(effect, field.name)) for field in recorded_fields(type(effect)) if field.eq]
 
 
 def _text(effects: Sequence[Effect]) -> str:

@@ -8,23 +8,21 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-import attrs
-
 from fncb import events as ev
 from fncb.account import account_of
 from fncb.alternatives import Outcome, whatif
-from fncb.callback import Callback, compose
+from fncb.callback import Callback
 from fncb.callbacks import early_stop
 from fncb.effects import Delete, Effect, Save, Stop
 from fncb.events import Event
-from fncb.expressions import callback_of
 from fncb.hindsight import Callbacks
 from fncb.page.curves import curves_of, spans_of
 from fncb.page.plain import LONGEST_NAME, cut, plain
 from fncb.page.shown import MOST_EVENTS, shown_of
 from fncb.page.states import changes_of, sentence, told
 from fncb.page.tables import numbers, table_of
-from fncb.recording import Recording
+from fncb.recalling import Recalled, recalled
+from fncb.recording import Recording, asked_at
 
 QUIET = frozenset(
     (
@@ -39,23 +37,6 @@ PATIENCE = (1, 2, 3, 5, 10)
 
 
 _YEAR_9999 = 253_370_764_800.0  # seconds since 1970: a damaged clock is no date
-
-
-@attrs.frozen
-class Part:
-    """A callback of a run, and what there is to fold with.
-
-    Attributes:
-      key: its name in the recording.
-      text: the expression that the recording has for it; None without.
-      callback: it itself, given or made again; None if that is not possible.
-      why: why not.
-    """
-
-    key: str
-    text: str | None = None
-    callback: Callback[Any] | None = None
-    why: str = ""
 
 
 def story_of(
@@ -87,7 +68,7 @@ def _run(
 ) -> dict[str, Any]:
     events = recording.events
     effects, asked_at = _effects(recording.entries)
-    parts = parts_of(recording.header, callbacks)
+    parts = recalled(recording.header, callbacks)
     made = [part.callback for part in parts if part.callback]
     curves, more_curves = curves_of(events)
     shown, resumed = list(range(len(events))), _resumed(recording)
@@ -116,50 +97,10 @@ def _run(
     }
 
 
-def parts_of(header: Mapping[str, Any], callbacks: Callbacks[Any] | None) -> list[Part]:
-    """The callbacks of a run by its header, each with what it can be folded with.
-
-    Example:
-      >>> [part] = parts_of({"keys": ["mine"], "callbacks": {"mine": None}}, None)
-      >>> part.why
-      'it has an argument that is no plain value, or is no built-in: pass it as `callbacks=`'
-    """
-    texts = header.get("callbacks")
-    texts = texts if isinstance(texts, Mapping) else {}
-    keys = header.get("keys")
-    keys = [key for key in keys if isinstance(key, str)] if isinstance(keys, list | tuple) else [*texts]
-    if callbacks is None:
-        return [_made_again(key, texts.get(key), bool(texts)) for key in keys]
-    given = {part.key: part for part in compose(callbacks).parts or ()}
-    missing = [Part(key, texts.get(key), None, "it is not among `callbacks=`") for key in keys if key not in given]
-    return [*(Part(key, texts.get(key), part) for key, part in given.items()), *missing]
-
-
-def _made_again(key: str, text: Any, has_texts: bool) -> Part:
-    if not isinstance(text, str):
-        no_text = "it has an argument that is no plain value, or is no built-in"
-        return Part(key, why=f"{no_text if has_texts else 'the recording does not tell how'}: pass it as `callbacks=`")
-    try:
-        callback = callback_of(text)
-    except ValueError as error:
-        return Part(key, text, None, f"{sentence(error)} Pass it as `callbacks=`.")
-    if callback.key != key:
-        return Part(key, text, None, f"its expression makes one with the key {callback.key!r}: pass it as `callbacks=`")
-    return Part(key, text, callback)
-
-
 def _effects(entries: Sequence[Event | Effect]) -> tuple[list[Effect], list[int]]:
     """The effects, and for each the number of the event at which it was asked for."""
-    effects: list[Effect] = []
-    at: list[int] = []
-    number = -1
-    for entry in entries:
-        if isinstance(entry, Event):
-            number += 1
-        else:
-            effects.append(entry)
-            at.append(max(number, 0))
-    return effects, at
+    asked = [(effect, number) for number, (_, effects) in enumerate(asked_at(entries)) for effect in effects]
+    return [effect for effect, _ in asked], [number for _, number in asked]
 
 
 def _resumed(recording: Recording) -> list[int]:
@@ -233,7 +174,7 @@ def _answers(effects: Sequence[Effect], at: Sequence[int], events: Sequence[Even
 
 
 def _states(
-    parts: Sequence[Part], recording: Recording, effects: Sequence[Effect], at: Sequence[int], shown: Sequence[int]
+    parts: Sequence[Recalled], recording: Recording, effects: Sequence[Effect], at: Sequence[int], shown: Sequence[int]
 ) -> list[dict[str, Any]]:
     by_key: dict[str | None, dict[int, list[Effect]]] = defaultdict(lambda: defaultdict(list))
     for number, effect in zip(at, effects, strict=True):
@@ -253,7 +194,7 @@ def _states(
 
 def _whatif(
     recording: Recording,
-    parts: Sequence[Part],
+    parts: Sequence[Recalled],
     states: Sequence[Mapping[str, Any]],
     alternatives: Mapping[str, Callbacks[Any]] | None,
 ) -> list[dict[str, Any]]:
@@ -299,7 +240,8 @@ def _other_patience(callbacks: Sequence[Callback[Any]]) -> dict[str, Callbacks[A
     decides = [each for each in callbacks if each.emits is None or {*each.emits} & {Stop, Save, Delete}]
 
     def with_patience(n: int) -> Callbacks[Any]:
-        other = early_stop(**{**mine.config, "patience": n}, key=mine.key)
+        config: dict[str, Any] = {**mine.config, "patience": n}
+        other = early_stop(**config, key=mine.key)
         return [other if each is mine else each for each in decides]
 
     return {f"patience={n}" + (" (as it ran)" if n == own else ""): with_patience(n) for n in sorted({own, *PATIENCE})}

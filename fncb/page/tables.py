@@ -18,6 +18,7 @@ import attrs
 from fncb.account import known_metrics
 from fncb.effects import Effect
 from fncb.events import Event
+from fncb.live import recorded_fields
 from fncb.page.plain import LONGEST_NAME, cut, plain
 
 _FACTORY: Any = type(attrs.Factory(dict))
@@ -51,7 +52,7 @@ def metrics_of(record: Event | Effect) -> Mapping[str, float]:
 
 @cache
 def _has_metrics(cls: type) -> bool:
-    return any(field.name == "metrics" and not field.metadata.get("live") for field in attrs.fields(cls))
+    return any(field.name == "metrics" for field in recorded_fields(cls))
 
 
 def numbers(values: Iterable[float]) -> array[float]:
@@ -62,10 +63,10 @@ def numbers(values: Iterable[float]) -> array[float]:
 
 
 def _part(cls: type, records: Sequence[Any]) -> dict[str, Any]:
-    fields = [field for field in attrs.fields(cls) if not field.metadata.get("live") and field.name not in _ELSEWHERE]
     columns = [
         (field.alias or field.name, _column([getattr(record, field.name) for record in records], field.default))
-        for field in fields
+        for field in recorded_fields(cls)
+        if field.name not in _ELSEWHERE
     ]
     return {
         "fields": [[cut(name, LONGEST_NAME), column] for name, column in columns if column],

@@ -30,6 +30,11 @@ class Row:
     seconds: float = 0.0
     time: float = 0.0
 
+    @property
+    def counters(self) -> dict[str, float]:
+        """Epoch, step and seconds by name."""
+        return {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
+
 
 def in_bulk(write: Callable[[list[Row]], None]) -> Sink:
     """A sink that writes many rows at once.

@@ -39,7 +39,7 @@ def csv(path: str | Path) -> Sink:
 
     def write(rows: list[Row]) -> None:
         nonlocal columns
-        new = [{"epoch": row.epoch, "step": row.step, "seconds": row.seconds, **row.metrics} for row in rows]
+        new = [{**row.counters, **row.metrics} for row in rows]
         wanted = [*dict.fromkeys([*columns, *(name for each in new for name in each)])]
         if wanted == columns and path.exists():
             append_lines(path, _table(columns, new))

@@ -40,8 +40,7 @@ def jsonl(path: str | Path) -> Sink:
 
 def _line(row: Row) -> str:
     metrics = {name: value if isfinite(value) else _name(value) for name, value in row.metrics.items()}
-    counters = {"epoch": row.epoch, "step": row.step, "seconds": row.seconds}
-    return msgspec.json.encode({**counters, **metrics}).decode() + "\n"
+    return msgspec.json.encode({**row.counters, **metrics}).decode() + "\n"
 
 
 def _name(value: float) -> str:

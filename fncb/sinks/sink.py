@@ -11,7 +11,7 @@ from fncb.callback import Callback
 from fncb.effects import Effect, LogHistogram, LogImage
 from fncb.events import Event, Metrics, TestEnd, TrainBatchEnd, TrainEpochEnd, ValidationEnd
 
-log = logging.getLogger("fncb")
+log: logging.Logger = logging.getLogger("fncb")
 
 
 @attrs.frozen(kw_only=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from fncb.fields import must_be_one_of
 from fncb.sinks.bulk import Row
 from fncb.sinks.sink import Sink
 from fncb.sinks.vendor import package, sink_of_runs
@@ -41,8 +42,7 @@ def wandb(
     wandb reports its own errors to its makers unless the environment has `WANDB_ERROR_REPORTING=false`.
     """
     vendor = package("wandb", "wandb")
-    if mode not in ("offline", "online"):
-        raise ValueError(f"wandb: mode must be 'offline' or 'online', got {mode!r}.")
+    must_be_one_of("wandb", "mode", mode, ("offline", "online"))
     goes_on = {"resume": "allow"} if id is not None and mode == "online" else {}
 
     def begin() -> Any:
@@ -55,20 +55,16 @@ def wandb(
 
     def write(run: Any, rows: list[Row]) -> None:
         for row in rows:
-            run.log({**row.metrics, **_columns(row)})
+            run.log({**row.metrics, **row.counters})
 
     def image(run: Any, name: str, pixels: Any, at: Row) -> None:
         drawn = package("PIL.Image", "wandb").fromarray(pixels)  # since an array of one row would lose it
-        run.log({name: vendor.Image(drawn), **_columns(at)})
+        run.log({name: vendor.Image(drawn), **at.counters})
 
     def histogram(run: Any, name: str, values: Any, at: Row) -> None:
-        run.log({name: vendor.Histogram(values), **_columns(at)})
+        run.log({name: vendor.Histogram(values), **at.counters})
 
     def end(run: Any, failed: bool) -> None:
         run.finish(exit_code=int(failed))
 
     return sink_of_runs(begin, write, end, image, histogram)
-
-
-def _columns(row: Row) -> dict[str, float]:
-    return {"epoch": row.epoch, "step": row.step, "seconds": row.seconds}

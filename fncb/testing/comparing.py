@@ -1,6 +1,7 @@
 """Whether two values are the same, bit by bit, and what a value was before somebody changed it."""
 
 import math
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -51,7 +52,7 @@ LARGEST = 100_000
 def as_it_is(value: Any) -> Any:
     """A picture of a value that does not change when the value does: plain data, of everything that may be changed.
 
-    Two pictures are equal if the values are; what nobody can look into (a generator, a model) is seen by its class.
+    Two pictures are equal if the values are; what nobody can look into (an iterator, a model) is seen by its class.
 
     Example:
       >>> seen = [1]
@@ -82,8 +83,8 @@ def _picture(value: Any, known: dict[int, tuple[int, Any]]) -> Any:
         return (kind, len(value), sorted(inside, key=repr) if isinstance(value, set | frozenset) else inside)
     if kind in ("count", "cycle", "repeat"):  # of itertools: the first tells its place
         return (kind, repr(value))
-    if hasattr(value, "getstate") and not isinstance(value, type):  # random.Random
-        return (kind, _picture(value.getstate(), known))
+    if (place := _place(value)) is not None:
+        return (kind, _picture(place, known))
     if attrs.has(type(value)):
         return (kind, [(f.name, _picture(getattr(value, f.name), known)) for f in attrs.fields(type(value))])
     if hasattr(value, "tobytes") and hasattr(value, "dtype"):  # numpy's
@@ -97,6 +98,26 @@ _NAMED = (type, types.ModuleType, types.FunctionType, types.MethodType, types.Bu
 """What is known by its name; what a function keeps is looked at by `seeing.memory`."""
 
 
+def _place(value: Any) -> Any:
+    """Where a generator of random numbers is among them; None for anything else, and for torch's default one.
+
+    Step hooks may draw from that, and it is looked at by `seeing.watched`.
+    """
+    if isinstance(value, type) or value is getattr(sys.modules.get("torch"), "default_generator", None):
+        return None
+    if hasattr(value, "getstate"):  # random.Random
+        return value.getstate()
+    if type(value).__module__.partition(".")[0] not in ("torch", "numpy"):
+        return None
+    if hasattr(value, "bit_generator"):  # numpy.random.Generator
+        return value.bit_generator.state
+    return value.get_state() if hasattr(value, "get_state") else None  # torch.Generator, numpy.random.RandomState
+
+
 def _tensor_bits(value: Any) -> Any:
-    fake = not hasattr(value, "numel") or value.numel() > LARGEST or value.device.type == "meta"
-    return "as it is" if fake else _bits(value)
+    if not hasattr(value, "numel") or value.numel() > LARGEST or value.device.type == "meta":
+        return "as it is"
+    try:
+        return _bits(value)
+    except Exception:  # it has none: left by a hook that was traced, which raises all sorts of things, or sparse
+        return "as it is"

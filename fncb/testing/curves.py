@@ -1,6 +1,7 @@
 """A run's events from plain curves, for quick tests."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from fncb import events as ev
 
@@ -65,6 +66,8 @@ def _run(
     epochs = -(-steps // length)
     yield from (ev.Setup(), ev.FitStart(max_epochs=epochs), ev.TrainStart())
     step = 0
+    now: dict[str, Any]
+    validated: dict[str, float]
     for epoch in range(epochs):
         last, validated = min(steps, step + length), {}
         batches, now = last - step, {"epoch": epoch, "step": step, "seconds": step * pace}
@@ -81,7 +84,7 @@ def _run(
                 yield ev.ValidationEnd(**now, metrics=validated, epoch_is_over=step == last)
         means = {f"{name}_epoch": mean for name, mean in _means(at_steps, last - batches, last).items()}
         yield from (ev.TrainEpochEnd(**now, metrics=means | validated), ev.EpochEnd(**now))
-    end = {"epoch": max(epochs - 1, 0), "step": step, "seconds": step * pace}
+    end: dict[str, Any] = {"epoch": max(epochs - 1, 0), "step": step, "seconds": step * pace}
     yield from (ev.TrainEnd(**end), ev.FitEnd(**end), ev.Teardown(**end))
 
 

@@ -1,7 +1,7 @@
 """The laws of the step half: what its hooks do to a tiny model, eagerly and compiled."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,8 +27,14 @@ RUNS, GRAPH, COMPILED = "no step hook raises", "one graph", "compiled equals eag
 LAWS = (RETURNS, RUNS, CLOCK, RANDOMNESS, OUTSIDE, INPUTS, HIDDEN, TENSORS, SHAPES, GRAPH, COMPILED)
 """Every law of the step half, in the order in which they are looked at. Drawing from torch's generator is allowed."""
 
+_EAGER_LAWS = LAWS[:-2]
+
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 """How far compiled results may be from eager ones."""
+
+
+class _DoesNotFit(Exception):
+    """What the callback and the tiny model do not agree on; its cause is what was raised."""
 
 
 class _LawBroken(Exception):
@@ -39,43 +45,77 @@ class _LawBroken(Exception):
 
 def broken_laws(
     callback: Callback[Any], tiny: Tiny | None = None, *, compile: bool = True
-) -> tuple[list[Broken], list[str]]:
-    """The laws that the step half of one callback breaks on a tiny model, and notes on what could not be looked at.
+) -> tuple[list[Broken], list[str], tuple[str, ...]]:
+    """The laws that the step half of one callback breaks on a tiny model, notes, and the laws that were looked at.
+
+    What is raised is taken apart by where it comes from. The callback's own functions: a law is broken, unless another
+    model may be wanted. The model's loss, or the step before any hook was heard: the two do not fit, and nothing was
+    looked at. Anything after that: the step cannot do what a hook asks for, and a law is broken.
 
     Example:
       >>> from fncb.callbacks import ema
-      >>> broken_laws(ema(0.5), compile=False)
+      >>> broken_laws(ema(0.5), compile=False)[:2]
       ([], [])
     """
-    given, tiny = tiny, classifier_of_images() if tiny is None else tiny
-    hooks = callback.step
-    assert hooks is not None  # the caller asked
-    seen = attrs.evolve(
-        hooks,
-        init=partial(_first_state, hooks.init),
-        **{name: partial(_looked_at, name, getattr(hooks, name)) for name in hook_names(hooks)},
-    )
     before = torch.get_rng_state()
     try:
+        fits = classifier_of_images() if tiny is None else tiny
+        heard: list[str] = []
         try:
-            eager, _ = trained(attrs.evolve(callback, step=seen), tiny, compile=False)
+            eager, _ = trained(_looked_into(callback, heard), _telling(fits), compile=False)
         except _LawBroken as broken:
-            if given is None and isinstance(broken.__cause__, ValueError):  # it may want another model
-                return [], [_not_looked_at(callback, broken.__cause__)]
-            return [Broken(broken.law, broken.sentence, f"{callback.key}: step hook {broken.hook}")], []
+            cause = broken.__cause__
+            if tiny is None and isinstance(cause, _MAY_WANT_ANOTHER):
+                return _not_looked_at(callback, tiny, cause)
+            where, sentence = f"{callback.key}: step hook {broken.hook}", broken.sentence
+            if tiny is None and cause is not None:
+                sentence = f"{sentence.rstrip('.')}. If it wants another model, pass `tiny=`"
+            return [Broken(broken.law, sentence, where)], [], _EAGER_LAWS
         except Exception as error:
-            return [], [_not_looked_at(callback, error)]
-        draws = _draws(callback, tiny)
-        return _compiled(callback, tiny, eager, draws) if compile else ([], [])
+            if isinstance(error, _DoesNotFit) or not heard or not _can_be_trained(fits):
+                return _not_looked_at(callback, tiny, error.__cause__ or error)
+            where = f"{callback.key}: step hook {heard[-1]}"
+            return [Broken(RETURNS, f"gives what no run can carry out: {_said(error)}", where)], [], _EAGER_LAWS
+        return _compiled(callback, fits, eager, _draws(callback, fits)) if compile else ([], [], _EAGER_LAWS)
     finally:
         torch.set_rng_state(before)
 
 
-def _not_looked_at(callback: Callback[Any], error: BaseException) -> str:
-    return f"the step half of {callback.key} was not looked at, pass `tiny=` with a model for it: {_said(error)}"
+_MAY_WANT_ANOTHER = (ValueError, LookupError)
+"""Raised by hooks that refuse a model or batch, or look for a name that it does not have."""
 
 
-def _compiled(callback: Callback[Any], tiny: Tiny, eager: Any, draws: bool) -> tuple[list[Broken], list[str]]:
+def _not_looked_at(
+    callback: Callback[Any], tiny: Tiny | None, error: BaseException
+) -> tuple[list[Broken], list[str], tuple[str, ...]]:
+    why, other = _said(error).rstrip("."), "" if tiny is None else "another "
+    note = f"the step half of {callback.key} was not looked at: {why}; pass {other}`tiny=` with a model for it"
+    return [], [note], ()
+
+
+def _telling(tiny: Tiny) -> Tiny:
+    """The same, but what its loss raises can be told from what the step does."""
+
+    def loss(model: Any, batch: Any) -> Any:
+        try:
+            return tiny.loss(model, batch)
+        except Exception as error:
+            raise _DoesNotFit from error
+
+    return attrs.evolve(tiny, loss=loss)
+
+
+def _can_be_trained(tiny: Tiny) -> bool:
+    try:
+        trained(Callback(key="nothing"), tiny, compile=False)
+    except Exception:
+        return False
+    return True
+
+
+def _compiled(
+    callback: Callback[Any], tiny: Tiny, eager: Any, draws: bool
+) -> tuple[list[Broken], list[str], tuple[str, ...]]:
     with _warnings() as said:
         compiled, level = trained(callback, tiny, compile=True)
     if level != ONE_GRAPH:
@@ -83,17 +123,19 @@ def _compiled(callback: Callback[Any], tiny: Tiny, eager: Any, draws: bool) -> t
             _, possible = trained(Callback(key="nothing"), tiny, compile=True)
         why = said[-1] if said else level
         if possible != ONE_GRAPH:
-            return [], [f"the step half of {callback.key} was not compiled: {why}"]
+            return [], [f"the step half of {callback.key} was not compiled: {why}"], _EAGER_LAWS
         if level == EAGER or level != possible:
             hint = "A hook may not branch on a tensor's value: use torch.where"
-            return [Broken(GRAPH, f"cannot be compiled into one graph: {why}. {hint}", f"{callback.key}: step")], []
+            sentence = f"cannot be compiled into one graph: {why}. {hint}"
+            return [Broken(GRAPH, sentence, f"{callback.key}: step")], [], (*_EAGER_LAWS, GRAPH)
     if draws:
-        return [], [f"{callback.key} draws numbers, which are others when compiled: results were not compared"]
+        note = f"{callback.key} draws numbers, which are others when compiled: results were not compared"
+        return [], [note], (*_EAGER_LAWS, GRAPH)
     name = differing(compiled, eager, **TOLERANCE)
     if name is None:
-        return [], []
+        return [], [], LAWS
     pair = f"{compiled[name].tolist()} and not {eager[name].tolist()}"[:300]
-    return [Broken(COMPILED, f"gives another {name} when compiled: {pair}", f"{callback.key}: step")], []
+    return [Broken(COMPILED, f"gives another {name} when compiled: {pair}", f"{callback.key}: step")], [], LAWS
 
 
 def trained(
@@ -133,14 +175,53 @@ def _draws(callback: Callback[Any], tiny: Tiny) -> bool:
     return not torch.equal(*after)
 
 
+def _looked_into(callback: Callback[Any], heard: list[str]) -> Callback[Any]:
+    """The same, but what its step half does is looked at; names of its hooks are put into `heard` as they are called.
+
+    Its functions raise `_LawBroken` for what they may not do.
+    """
+    hooks = callback.step
+    assert hooks is not None  # the caller asked
+    seen: dict[str, Any] = {name: partial(_looked_at, heard, name, getattr(hooks, name)) for name in hook_names(hooks)}
+    if hooks.around_gradient is not None:
+        seen["around_gradient"] = partial(_around, heard, hooks.around_gradient)
+    return attrs.evolve(callback, step=attrs.evolve(hooks, init=partial(_first_state, hooks.init), **seen))
+
+
 def _first_state(init: Callable[[Any], Any], params: Any) -> Any:
-    state = init(params)
+    try:
+        state = init(params)
+    except _MAY_WANT_ANOTHER as error:
+        raise _DoesNotFit from error
+    except Exception as error:
+        raise _LawBroken(RUNS, "init", f"raises {_said(error)}") from error
     _must_be_tensors("init", state)
     return state
 
 
-def _looked_at(name: str, hook: Callable[..., Any], state: Any, event: Any) -> Any:
-    """Calls a step hook as the step does, and raises `_LawBroken` for what it may not do."""
+def _around(heard: list[str], around: Callable[..., Any], gradient: Any, params: Any) -> Any:
+    heard.append("around_gradient")
+    kept, of_step = memory(around), []
+
+    def inner(there: Any) -> Any:
+        try:
+            return gradient(there)
+        except Exception as error:
+            of_step.append(error)
+            raise
+
+    try:
+        grads = around(inner, params)
+    except Exception as error:
+        if any(error is each for each in of_step):
+            raise
+        raise _LawBroken(RUNS, "around_gradient", f"raises {_said(error)}") from error
+    _must_not_remember("around_gradient", kept, memory(around))
+    return grads
+
+
+def _looked_at(heard: list[str], name: str, hook: Callable[..., Any], state: Any, event: Any) -> Any:
+    heard.append(name)
     fields = {each: getattr(event, f"_{each}") for each in _LIVE if hasattr(event, f"_{each}")}
     before, kept = as_it_is((state, fields)), memory(hook)
     generator = torch.get_rng_state()
@@ -152,9 +233,7 @@ def _looked_at(name: str, hook: Callable[..., Any], state: Any, event: Any) -> A
     for law, how in seen:
         if not (law == RANDOMNESS and drawn and "torch" in how):
             raise _LawBroken(law, name, how)
-    if kept != (now := memory(hook)):
-        changed = [what for what in now if now[what] != kept.get(what)]
-        raise _LawBroken(HIDDEN, name, f"keeps something outside of its state: {', '.join(changed)} changed")
+    _must_not_remember(name, kept, memory(hook))
     if before != as_it_is((state, fields)):
         raise _LawBroken(INPUTS, name, "changes tensors that it is given, in place. Return new ones")
     new = out.state if type(out) is Emit else out
@@ -168,6 +247,12 @@ def _looked_at(name: str, hook: Callable[..., Any], state: Any, event: Any) -> A
 
 
 _LIVE = ("batch", "loss", "grads", "params", "activations", "buffers", "outputs")
+
+
+def _must_not_remember(hook: str, kept: dict[str, Any], now: dict[str, Any]) -> None:
+    if kept != now:
+        changed = [what for what in now if now[what] != kept.get(what)]
+        raise _LawBroken(HIDDEN, hook, f"keeps something outside of its state: {', '.join(changed)} changed")
 
 
 def _must_be_tensors(hook: str, state: Any) -> None:
@@ -190,7 +275,7 @@ def _said(error: BaseException) -> str:
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
+def _warnings() -> Generator[list[str]]:
     """What the step says in its log about a level that it cannot keep, which then is not printed."""
     log, said = logging.getLogger("fncb"), []
     was = log.filters[:]

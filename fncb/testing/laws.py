@@ -110,7 +110,7 @@ def broken_laws(callback: Callback[Any], events: Iterable[Event], notes: Notes |
 
 def _answers(callback: Callback[Any], event: Event, outcome: Outcome) -> list[Event]:
     """What a run answers to effects before its next event, of what the callback hears."""
-    now = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
+    now: dict[str, Any] = {"epoch": event.epoch, "step": event.step, "seconds": event.seconds}
     found: list[Event] = []
     for effect in outcome.effects:
         if isinstance(effect, Save) and callback.hears(Saved):

@@ -17,7 +17,7 @@ from fncb.emitting import Emit
 from fncb.events import HOOKS, Event, LiveFieldError, MissingMetric, hook_name
 from fncb.fields import hook_names
 from fncb.hindsight import heard_by
-from fncb.testing.checking import SHRINKING, asked_for, runs_given
+from fncb.testing.checking import SHRINKING, Runs, asked_for, runs_given
 from fncb.testing.runs import events as runs_of
 from fncb.tree import leaves
 
@@ -71,7 +71,7 @@ class Order:
         return "\n".join([self.sentence, *(f"  {event}" for event in self.events)])
 
 
-def commutes(a: Callback[Any], b: Callback[Any], events: Any = None, *, tiny: Tiny | None = None) -> Order:
+def commutes(a: Callback[Any], b: Callback[Any], events: Runs = None, *, tiny: Tiny | None = None) -> Order:
     """Whether two callbacks do the same in either order, and at which event they do not.
 
     What host hooks remember never depends on the order, as they see events only; what they ask for at one event is done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable as Function
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,9 @@ import pytest
 
 if TYPE_CHECKING:
     from fncb.testing.collecting import Made
+
+_FOUND: pytest.StashKey[dict[str, list[Made]]] = pytest.StashKey()
+"""By the name of a package, what it makes callbacks with."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,19 +29,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tells of the marker; with `--fncb-laws` alone nothing else is collected."""
+    """Tells of the marker, and looks into the packages that `--fncb-laws` names, those of this directory first.
+
+    With that option alone nothing else is collected. What is wrong with it is told before anything is run.
+    """
     config.addinivalue_line(
         "markers", "fncb_laws(**options): the function returns a callback, or several, to be checked with the options"
     )
-    if config.getoption("fncb_laws") and config.args_source is not pytest.Config.ArgsSource.ARGS:
+    names = config.getoption("fncb_laws")
+    if not names:
+        return
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []
+    here = str(config.invocation_params.dir)
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m pytest` does
+    config.stash[_FOUND] = {name: _constructors(name) for name in names}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Adds an item for each constructor of the packages that `--fncb-laws` names."""
-    for name in config.getoption("fncb_laws") or ():
-        items += Package.from_parent(session, name=name, nodeid=name).collect()
+    for name, found in config.stash.get(_FOUND, {}).items():
+        package = Package.from_parent(session, name=name, nodeid=name, found=found)
+        report = session.ihook.pytest_make_collect_report(collector=package)
+        session.ihook.pytest_collectreport(report=report)  # which counts them
+        items += report.result
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,23 +77,32 @@ def fncb_laws() -> Function[..., Any]:
     return check
 
 
+def _constructors(name: str) -> list[Made]:
+    from fncb.testing.collecting import constructors
+
+    try:
+        found = constructors(name)
+    except (ImportError, ValueError) as error:
+        raise pytest.UsageError(f"--fncb-laws {name}: {error}") from error
+    if not found:
+        raise pytest.UsageError(
+            f"--fncb-laws {name}: there must be functions annotated to return Callback, got none. Annotate them, or "
+            "name them in fncb_examples."
+        )
+    return found
+
+
 class Package(pytest.Collector):
     """A module or package whose callbacks are checked."""
 
+    def __init__(self, *, found: list[Made], **kwargs: Any):
+        """Takes its constructors."""
+        super().__init__(**kwargs)
+        self.found = found
+
     def collect(self) -> list[pytest.Item]:
         """One item for each constructor."""
-        from fncb.testing.collecting import constructors
-
-        try:
-            found = constructors(self.name)
-        except (ImportError, ValueError) as error:
-            raise pytest.UsageError(f"--fncb-laws {self.name}: {error}") from error
-        if not found:
-            raise pytest.UsageError(
-                f"--fncb-laws {self.name}: there must be functions annotated to return Callback, got none. Annotate "
-                "them, or name them in fncb_examples."
-            )
-        return [Laws.from_parent(self, name=each.name, made=each) for each in found]
+        return [Laws.from_parent(self, name=each.name, made=each) for each in self.found]
 
 
 class Laws(pytest.Item):

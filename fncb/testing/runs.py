@@ -31,7 +31,7 @@ def events(
     A run has up to `max_epochs` epochs of up to `max_batches` batches, with a sanity check and validations or without,
     ends well or with an exception, and may be followed by a test and a prediction. Time and the number of steps only
     grow. Now and then a batch is followed by the answer to an effect: `Saved`, `Probed` and the like. There are no live
-    fields.
+    fields, and no `val_` metrics at the end of an epoch without a validation.
 
     Args:
       metrics: names of the metrics that events carry; one of them is missing now and then. Those that begin with `lr-`
@@ -58,7 +58,7 @@ def _kinds(draw: Any, max_epochs: int, max_batches: int) -> list[Any]:
     if draw(st.booleans()):
         found += [ev.SanityCheckStart, *_evaluation("Validation", 1), ev.SanityCheckEnd]
     found += [ev.TrainStart]
-    validations = draw(st.lists(st.booleans(), min_size=1, max_size=max_epochs))
+    validations = draw(st.lists(st.sampled_from((True, False)), min_size=1, max_size=max_epochs))
     for validates in validations:
         found += [ev.EpochStart, ev.TrainEpochStart]
         for _ in range(draw(st.integers(1, max_batches))):
@@ -87,13 +87,28 @@ def _filled(
     delays = draw(st.lists(st.sampled_from((0.0, 0.125, 0.5, 4.0)), min_size=len(kinds), max_size=len(kinds)))
     number, rate = st.sampled_from(values), st.sampled_from(RATES)
     lacks = draw(st.none() | st.none() | st.tuples(st.sampled_from(metrics), st.integers(0, len(kinds)))) or ("", -1)
+    unvalidated = _ends_without_validation(kinds)
     measured = [
-        {name: draw(rate if name.startswith("lr-") else number) for name in metrics if lacks != (name, place)}
+        {
+            name: draw(rate if name.startswith("lr-") else number)
+            for name in metrics
+            if lacks != (name, place) and not (place in unvalidated and name.startswith("val_"))
+        }
         if kind in wanted and "metrics" in _fields(kind)
         else {}
         for place, kind in enumerate(kinds)
     ]
     return [event for event in _made(kinds, delays, measured, draw(st.booleans())) if type(event) in wanted]
+
+
+def _ends_without_validation(kinds: list[Any]) -> set[int]:
+    """The places of `TrainEpochEnd` in epochs that were not validated."""
+    found, validated = set(), False
+    for place, kind in enumerate(kinds):
+        validated = kind is ev.ValidationEnd or (validated and kind is not ev.EpochStart)
+        if kind is ev.TrainEpochEnd and not validated:
+            found.add(place)
+    return found
 
 
 def whole_run(metrics: Mapping[str, float]) -> list[ev.Event]:
@@ -119,7 +134,7 @@ def _made(kinds: list[Any], delays: list[float], measured: Sequence[Any], epoch_
         if kind in _BEGIN:
             batch, stage = 0, _BEGIN[kind]
         name = f"runs/a/epoch={epoch}-step={step}.safetensors"
-        known = {
+        known: dict[str, Any] = {
             "epoch": epoch,
             "step": step,
             "seconds": seconds,

@@ -1,6 +1,7 @@
 """What a function does beside giving a result: clocks read, numbers drawn, files touched, memory kept in secret."""
 
 import datetime
+import enum
 import functools
 import gc
 import io
@@ -19,8 +20,9 @@ CLOCK, RANDOMNESS, OUTSIDE = "no clock", "no randomness", "no files, no printing
 """Names of the laws that are broken by what is seen."""
 
 _CLOCKS = ("time", "perf_counter", "monotonic", "process_time", "thread_time", "clock_gettime", "sleep")
-_NOW = {getattr(time, name) for each in _CLOCKS for name in (each, f"{each}_ns") if hasattr(time, name)}
-_NOW |= {time.localtime, time.gmtime, time.ctime, time.asctime, time.strftime}
+_NOW = {getattr(time, name) for each in _CLOCKS for name in (each, f"{each}_ns") if hasattr(time, name)} | {
+    *(time.localtime, time.gmtime, time.ctime, time.asctime, time.strftime)
+}
 _BARE = (os.fspath,)
 _OS = os.open.__module__  # posix or nt
 _PRINTS = (print, input, open, io.open, warnings.warn)
@@ -118,6 +120,9 @@ def _generators() -> Iterator[tuple[str, Any]]:
 def memory(fn: Callable[..., Any]) -> dict[str, Any]:
     """A picture of what a function could keep to itself: what its closure holds, globals that it names, attributes.
 
+    Of classes that it reaches so, and of modules, what they hold is in it too, but for those of the standard library,
+    torch, numpy and attrs.
+
     Example:
       >>> calls = []
       >>> def note():
@@ -133,6 +138,9 @@ def memory(fn: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _remember(fn: Any, found: dict[str, Any], known: set[int]) -> None:
+    if isinstance(fn, type):
+        _of_class(fn, found, known)
+        return
     if id(fn) in known:
         return
     known.add(id(fn))
@@ -150,27 +158,59 @@ def _remember(fn: Any, found: dict[str, Any], known: set[int]) -> None:
                 _hold(f"variable {name}", cell.cell_contents, found, known)
             except ValueError:  # it is empty still
                 found[f"variable {name}"] = "empty"
-        for name in _named(fn.__code__):
+        named = _named(fn.__code__)
+        for name in named:
             if name in fn.__globals__:
-                _hold(f"global {name}", fn.__globals__[name], found, known)
+                value = fn.__globals__[name]
+                _hold(f"global {name}", value, found, known)
+                if isinstance(value, types.ModuleType) and not _is_of(value.__name__):
+                    _of_module(value, named, found, known)
         for name, value in (*vars(fn).items(), *(fn.__kwdefaults__ or {}).items()):
             _hold(f"attribute {name}", value, found, known)
         for i, value in enumerate(fn.__defaults__ or ()):
             _hold(f"default {i}", value, found, known)
-    elif not isinstance(fn, type | types.ModuleType | types.BuiltinFunctionType) and hasattr(fn, "__dict__"):
-        for name, value in vars(fn).items():
+    elif not isinstance(fn, types.ModuleType | types.BuiltinFunctionType):
+        for name, value in getattr(fn, "__dict__", {}).items():
             _hold(f"attribute {name}", value, found, known)
+        if not hasattr(fn, "__dict__"):
+            _note(f"{type(fn).__name__} object", fn, found)
+        if isinstance(type(fn).__call__, types.FunctionType):
+            _remember(type(fn).__call__, found, known)
+        _of_class(type(fn), found, known)
+
+
+def _of_class(cls: type, found: dict[str, Any], known: set[int]) -> None:
+    """What a class and those that it is derived from hold beside their methods."""
+    if isinstance(cls, enum.EnumMeta):  # it keeps the combinations of flags that it was asked for
+        return
+    for each in cls.__mro__:
+        if id(each) in known or _is_of(each.__module__):
+            continue
+        known.add(id(each))
+        for name, value in vars(each).items():
+            if not (name.startswith("__") or callable(value) or hasattr(type(value), "__get__")):
+                _note(f"attribute {name} of {each.__name__}", value, found)
+
+
+def _of_module(module: types.ModuleType, named: set[str], found: dict[str, Any], known: set[int]) -> None:
+    for name in named & {*vars(module)}:
+        value = vars(module)[name]
+        if isinstance(value, type) or not callable(value):
+            _hold(f"global {name} of {module.__name__}", value, found, known)
 
 
 def _hold(name: str, value: Any, found: dict[str, Any], known: set[int]) -> None:
-    if isinstance(value, types.ModuleType | type):
+    if isinstance(value, types.ModuleType):
         return
     if callable(value):
         _remember(value, found, known)
-    elif name not in found:
-        found[name] = as_it_is(value)
-    else:
-        found[f"{name}, {len(found)}"] = as_it_is(value)
+        return
+    _note(name, value, found)
+    _of_class(type(value), found, known)
+
+
+def _note(name: str, value: Any, found: dict[str, Any]) -> None:
+    found[name if name not in found else f"{name}, {len(found)}"] = as_it_is(value)
 
 
 def _named(code: types.CodeType) -> set[str]:

@@ -201,7 +201,7 @@ def test_a_run_with_a_model_that_mixes_is_warned_or_ends(capsys):
     ("arguments", "message"),
     [
         ({"sample_idx": -1}, "sample_idx must be 0 or more, got -1"),
-        ({"sample_idx": True}, "sample_idx must be 0 or more, got True"),
+        ({"sample_idx": True}, "sample_idx must be an int, got True"),
         ({"input_mapping": 1}, "input_mapping must be a function, got 1"),
         ({"output_mapping": "x"}, "output_mapping must be a function, got 'x'"),
         ({"forward": 1}, "forward must be a function, got 1"),

@@ -111,9 +111,9 @@ def test_a_target_that_cannot_follow_is_told_when_training_begins(params, frozen
     ("arguments", "error", "message"),
     [
         ({"max_steps": 0}, ValueError, "max_steps must be 1 step or more, got 0"),
-        ({"max_steps": 1.5}, ValueError, "max_steps must be 1 step or more, got 1.5"),
-        ({"initial_tau": 1.5}, ValueError, r"initial_tau must be in \[0, 1\], got 1.5"),
-        ({"initial_tau": float("nan")}, ValueError, r"initial_tau must be in \[0, 1\], got nan"),
+        ({"max_steps": 1.5}, TypeError, "max_steps must be an int, got 1.5"),
+        ({"initial_tau": 1.5}, ValueError, r"initial_tau must be a number in \[0, 1\], got 1.5"),
+        ({"initial_tau": float("nan")}, ValueError, r"initial_tau must be a number in \[0, 1\], got nan"),
         ({"online": None}, TypeError, "online must be the name of a submodule, got None"),
         ({"target": ""}, TypeError, "target must be the name of a submodule, got ''"),
     ],

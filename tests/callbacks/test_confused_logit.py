@@ -190,8 +190,8 @@ def test_it_asks_to_be_shown_the_model():
     ("arguments", "message"),
     [
         ({"top_k": 0}, "top_k must be 1 or more, got 0"),
-        ({"top_k": 1.5}, "top_k must be 1 or more, got 1.5"),
-        ({"logging_batch_interval": False}, "logging_batch_interval must be 1 or more, got False"),
+        ({"top_k": 1.5}, "top_k must be an int, got 1.5"),
+        ({"logging_batch_interval": False}, "logging_batch_interval must be an int, got False"),
         ({"min_logit_value": torch.nan}, r"min_logit_value must be a number in \(-inf, inf\), got nan"),
         ({"max_logit_difference": 0}, r"max_logit_difference must be a number in \(0, inf\), got 0"),
         ({"max_logit_difference": torch.nan}, r"max_logit_difference must be a number in \(0, inf\), got nan"),

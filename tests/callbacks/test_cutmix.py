@@ -129,7 +129,7 @@ def test_a_batch_that_cannot_be_mixed_is_refused(batch, error, message):
     [
         ({"alpha": 0.001}, ValueError, r"alpha must be a number in \[0.01, inf\), got 0.001"),
         ({"probability": nan}, ValueError, "probability must be a number"),
-        ({"num_classes": "10"}, TypeError, "num_classes must be 1 class or more"),
+        ({"num_classes": "10"}, TypeError, "num_classes must be an int"),
         ({"inputs": 0.0}, TypeError, "inputs must be an index or a key"),
     ],
 )

@@ -71,7 +71,6 @@ def test_a_group_can_have_any_name():
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, None])
 def test_a_wrong_number_is_refused_at_once(every):
-    with pytest.raises(
-        (ValueError, TypeError), match=f"^data_monitor: log_every_n_steps must be 1 batch or more, got {every}"
-    ):
+    said = rf"^data_monitor: log_every_n_steps must be (1 batch or more|an int), got {every}\."
+    with pytest.raises((ValueError, TypeError), match=said):
         data_monitor(log_every_n_steps=every)

@@ -114,7 +114,7 @@ def test_the_extra_that_an_error_names_has_psutil():
         ({"cpu_stats": 1}, TypeError, "cpu_stats must be True, False or None, got 1"),
         ({"filter_keys": "cpu_percent"}, TypeError, "filter_keys must be several names, got 'cpu_percent'"),
         ({"log_every_n_steps": 0}, ValueError, "log_every_n_steps must be 1 step or more, got 0"),
-        ({"log_every_n_steps": 1.5}, TypeError, "log_every_n_steps must be 1 step or more, got 1.5"),
+        ({"log_every_n_steps": 1.5}, TypeError, "log_every_n_steps must be an int, got 1.5"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, error, message):

@@ -203,15 +203,15 @@ def test_it_agrees_with_torch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
-        ({"decay": -0.1}, r"decay must be in \[0, 1\), got -0.1"),
-        ({"decay": float("nan")}, r"decay must be in \[0, 1\), got nan"),
-        ({"decay": False}, r"decay must be in \[0, 1\), got False"),
+        ({"decay": 1.0}, r"decay must be a number in \[0, 1\), got 1.0"),
+        ({"decay": -0.1}, r"decay must be a number in \[0, 1\), got -0.1"),
+        ({"decay": float("nan")}, r"decay must be a number in \[0, 1\), got nan"),
+        ({"decay": False}, r"decay must be a number in \[0, 1\), got False"),
         ({"update_every_n_steps": -1}, "update_every_n_steps must be 0 steps or more, got -1"),
-        ({"update_every_n_steps": 0.5}, "update_every_n_steps must be 0 steps or more, got 0.5"),
-        ({"update_every_n_steps": True}, "update_every_n_steps must be 0 steps or more, got True"),
-        ({"update_starting_at_step": -1}, "update_starting_at_step must be step 0 or a later one, got -1"),
-        ({"update_starting_at_epoch": -1}, "update_starting_at_epoch must be epoch 0 or a later one, got -1"),
+        ({"update_every_n_steps": 0.5}, "update_every_n_steps must be an int, got 0.5"),
+        ({"update_every_n_steps": True}, "update_every_n_steps must be an int, got True"),
+        ({"update_starting_at_step": -1}, "update_starting_at_step must be 0 or more, got -1"),
+        ({"update_starting_at_epoch": -1}, "update_starting_at_epoch must be 0 or more, got -1"),
         (
             {"update_every_n_steps": 0, "update_starting_at_step": 3},
             "update_starting_at_step must be None where no step updates, got 3",
@@ -220,7 +220,7 @@ def test_it_agrees_with_torch():
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, message):
-    with pytest.raises(ValueError, match=f"^ema: {message}"):
+    with pytest.raises((ValueError, TypeError), match=f"^ema: {message}"):
         ema(**arguments)
 
 

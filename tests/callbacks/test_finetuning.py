@@ -93,10 +93,10 @@ def test_something_else_than_patterns_and_effects_is_refused():
         ({"freeze_before_training": ()}, TypeError, "freeze_before_training must be a pattern such as"),
         ({"freeze_before_training": [3]}, TypeError, "freeze_before_training must be a pattern such as"),
         ({"finetune_function": "a.*"}, TypeError, "finetune_function must be a function of the epoch, got 'a"),
-        ({"lr": 0.0}, ValueError, "lr must be more than 0, got 0.0"),
-        ({"lr": float("nan")}, ValueError, "lr must be more than 0, got nan"),
-        ({"initial_denom_lr": None}, ValueError, "initial_denom_lr must be more than 0, got None"),
-        ({"initial_denom_lr": True}, ValueError, "initial_denom_lr must be more than 0, got True"),
+        ({"lr": 0.0}, ValueError, r"lr must be a number in \(0, inf\), got 0.0"),
+        ({"lr": float("nan")}, ValueError, r"lr must be a number in \(0, inf\), got nan"),
+        ({"initial_denom_lr": None}, TypeError, r"initial_denom_lr must be a number in \(0, inf\), got None"),
+        ({"initial_denom_lr": True}, TypeError, r"initial_denom_lr must be a number in \(0, inf\), got True"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, error, message):

@@ -28,10 +28,10 @@ def test_it_collects_every_so_many_steps_and_each_once():
     ("arguments", "error", "message"),
     [
         ({"every_n_steps": 0}, ValueError, "every_n_steps must be 1 step or more, got 0"),
-        ({"every_n_steps": 0.5}, TypeError, "every_n_steps must be 1 step or more, got 0.5"),
+        ({"every_n_steps": 0.5}, TypeError, "every_n_steps must be an int, got 0.5"),
         ({"generation": -1}, ValueError, "generation must be 0 or more, got -1"),
         ({"generation": 3}, ValueError, "generation must be 0, 1 or 2, got 3"),
-        ({"generation": None}, TypeError, "generation must be 0 or more, got None"),
+        ({"generation": None}, TypeError, "generation must be an int, got None"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, error, message):

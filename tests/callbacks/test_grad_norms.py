@@ -44,6 +44,12 @@ def test_each_parameter_may_have_its_own():
     assert norms["grad_norm/net.0.weight"] == pytest.approx(20**0.5)
 
 
+def test_two_of_them_have_names_of_their_own():
+    after = grad_norms(per="parameter", name="clipped", key="after")
+
+    assert published(after, {"w": torch.tensor([3.0])}) == {"clipped/w": 3.0}
+
+
 @pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, 3.0, inf])
 def test_all_layers_together_have_the_norm_that_torch_computes(norm_type):
     torch.manual_seed(0)
@@ -74,6 +80,7 @@ def test_without_gradients_there_are_no_norms():
         ({"norm_type": 0}, ValueError, r"norm_type must be a number in \(0, inf\], got 0"),
         ({"norm_type": nan}, ValueError, "norm_type must be a number"),
         ({"norm_type": "fro"}, TypeError, "norm_type must be a number"),
+        ({"name": ""}, ValueError, "name must be text, got ''"),
         ({"per": "module"}, ValueError, "per must be 'layer' or 'parameter', got 'module'"),
     ],
 )

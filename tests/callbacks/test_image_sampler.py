@@ -72,7 +72,7 @@ def test_a_vae_that_learned_digits_shows_some_and_is_trained_as_without():
     ("arguments", "message"),
     [
         ({"latent_dim": 0}, "latent_dim must be 1 or more, got 0"),
-        ({"num_samples": True}, "num_samples must be 1 or more, got True"),
+        ({"num_samples": True}, "num_samples must be an int, got True"),
         ({"nrow": 0}, "nrow must be 1 or more, got 0"),
         ({"padding": -1}, "padding must be 0 or more, got -1"),
         ({"norm_range": (1, -1)}, r"norm_range must be \(least, largest\), got \(1, -1\)"),

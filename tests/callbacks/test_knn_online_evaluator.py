@@ -205,7 +205,7 @@ def test_it_is_measured_in_a_validation_outside_of_training_too():
     ("arguments", "message"),
     [
         ({"k": 0}, "k must be 1 neighbour or more, got 0"),
-        ({"k": 1.0}, "k must be 1 neighbour or more, got 1.0"),
+        ({"k": 1.0}, "k must be an int, got 1.0"),
         ({"num_classes": 0}, "num_classes must be 1 or more, got 0"),
         ({"temperature": 0}, r"temperature must be a number in \(0, inf\), got 0"),
         ({"temperature": math.nan}, r"temperature must be a number in \(0, inf\), got nan"),

@@ -84,7 +84,7 @@ def test_labels_that_do_not_fit_are_refused(labels, num_classes, message):
     ("arguments", "error", "message"),
     [
         ({"num_classes": 0}, ValueError, "num_classes must be 1 class or more, got 0"),
-        ({"num_classes": 2.0}, TypeError, "num_classes must be 1 class or more, got 2.0"),
+        ({"num_classes": 2.0}, TypeError, "num_classes must be an int, got 2.0"),
         ({"num_classes": None, "labels": None}, TypeError, "labels must be an index or a key of the batch, got None"),
         ({"num_classes": None, "inputs": True}, TypeError, "inputs must be an index or a key"),
     ],

@@ -94,7 +94,7 @@ def test_a_vae_that_learned_digits_shows_its_latent_space():
     [
         ({"latent_dim": 1}, "latent_dim must be 2 or more, got 1"),
         ({"interpolate_epoch_interval": 0}, "interpolate_epoch_interval must be 1 or more, got 0"),
-        ({"steps": 1.0}, "steps must be 1 or more, got 1.0"),
+        ({"steps": 1.0}, "steps must be an int, got 1.0"),
         ({"num_samples": 0}, "num_samples must be 1 or more, got 0"),
         ({"range_start": torch.nan}, r"range_start must be a number in \(-inf, inf\), got nan"),
         ({"range_end": torch.inf}, r"range_end must be a number in \(-inf, inf\), got inf"),

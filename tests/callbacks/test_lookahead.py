@@ -137,7 +137,7 @@ def test_a_step_that_is_skipped_is_counted_and_moves_nothing():
     ("arguments", "error", "message"),
     [
         ({"k": 0}, ValueError, "k must be 1 step or more, got 0"),
-        ({"k": 2.0}, TypeError, "k must be 1 step or more, got 2.0"),
+        ({"k": 2.0}, TypeError, "k must be an int, got 2.0"),
         ({"alpha": 0.0}, ValueError, r"alpha must be a number in \(0, 1\], got 0.0"),
         ({"alpha": 1.5}, ValueError, "alpha must be a number"),
         ({"alpha": nan}, ValueError, "alpha must be a number"),

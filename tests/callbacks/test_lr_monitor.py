@@ -54,6 +54,12 @@ def test_an_epoch_is_logged_even_if_nothing_has_changed():
     assert fold(lr_monitor(), events).effects == (log({"lr-SGD": 0.5}), log({"lr-SGD": 0.5}))
 
 
+def test_a_rate_that_is_nan_and_stays_so_has_not_changed():  # whichever object it is, as after a resume
+    events = [TrainBatchStart(step=step, metrics={"lr-SGD": float("nan")}) for step in range(2)]
+
+    assert len(fold(lr_monitor(), events).effects) == 1
+
+
 def test_without_rates_it_logs_nothing():
     run = fold(lr_monitor(), [TrainEpochStart(metrics={"loss": 9.0}), TrainBatchStart(metrics={"loss": 9.0})])
 
@@ -122,7 +128,7 @@ def test_it_never_waits_for_the_device():
     [
         ({"logging_interval": "batch"}, ValueError, "logging_interval must be .*, got 'batch'"),
         ({"log_every_n_steps": 0}, ValueError, "log_every_n_steps must be 1 step or more, got 0"),
-        ({"log_every_n_steps": True}, TypeError, "log_every_n_steps must be 1 step or more, got True"),
+        ({"log_every_n_steps": True}, TypeError, "log_every_n_steps must be an int, got True"),
         ({"log_key_prefix": None}, TypeError, "log_key_prefix must be text, got None"),
     ],
 )

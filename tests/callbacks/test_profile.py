@@ -82,7 +82,7 @@ def test_what_is_asked_of_the_profiler_goes_along():
         ({"wait": -1}, ValueError, "wait must be 0 or more, got -1"),
         ({"active": 0}, ValueError, "active must be 1 or more, got 0"),
         ({"repeat": -1}, ValueError, "repeat must be 0 or more, got -1"),
-        ({"active": 1.5}, TypeError, "active must be 1 or more, got 1.5"),
+        ({"active": 1.5}, TypeError, "active must be an int, got 1.5"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(arguments, error, message):

@@ -106,9 +106,9 @@ def test_batches_without_the_metric_are_passed_over_and_a_run_of_them_is_told():
         ({"factor": nan}, ValueError, "factor must be a number in"),
         ({"window": 0}, ValueError, "window must be 1 or more, got 0"),
         ({"every_n_steps": 0}, ValueError, "every_n_steps must be 1 or more, got 0"),
-        ({"look_every_n_steps": 1.5}, TypeError, "look_every_n_steps must be 1 or more, got 1.5"),
+        ({"look_every_n_steps": 1.5}, TypeError, "look_every_n_steps must be an int, got 1.5"),
         ({"budget": -1}, ValueError, "budget must be 0 or more, got -1"),
-        ({"budget": True}, TypeError, "budget must be 0 or more, got True"),
+        ({"budget": True}, TypeError, "budget must be an int, got True"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(given, error, message):

@@ -118,7 +118,7 @@ def test_batches_without_the_metric_are_passed_over_and_a_run_of_them_is_told():
         ({"mode": "auto"}, ValueError, "mode must be 'min' or 'max', got 'auto'"),
         ({"window": 0}, ValueError, "window must be 1 value or more, got 0"),
         ({"warmup": -1}, ValueError, "warmup must be 0 batches or more, got -1"),
-        ({"warmup": 0.5}, TypeError, "warmup must be 0 batches or more, got 0.5"),
+        ({"warmup": 0.5}, TypeError, "warmup must be an int, got 0.5"),
         ({"atol": -1.0}, ValueError, r"atol must be a number in \[0, inf\), got -1.0"),
         ({"rtol": nan}, ValueError, "rtol must be a number in"),
         ({"exclude_batches_path": ""}, TypeError, "exclude_batches_path must be a path, got ''"),

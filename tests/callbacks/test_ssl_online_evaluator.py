@@ -341,8 +341,8 @@ def test_its_host_half_remembers_nothing():
     ("arguments", "message"),
     [
         ({"z_dim": 0}, "z_dim must be 1 or more, got 0"),
-        ({"z_dim": 1.5}, "z_dim must be 1 or more, got 1.5"),
-        ({"num_classes": True}, "num_classes must be 1 or more, got True"),
+        ({"z_dim": 1.5}, "z_dim must be an int, got 1.5"),
+        ({"num_classes": True}, "num_classes must be an int, got True"),
         ({"hidden_dim": 0}, "hidden_dim must be 1 or more, got 0"),
         ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"drop_p": 1.0}, r"drop_p must be a number in \[0, 1\), got 1.0"),

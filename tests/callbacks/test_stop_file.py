@@ -36,7 +36,7 @@ def test_an_answer_to_its_own_question_stops(answer, stops):
         ({"path": ""}, TypeError, "path must be that of a file, got ''"),
         ({"path": None}, TypeError, "path must be that of a file, got None"),
         ({"every_n_steps": 0}, ValueError, "every_n_steps must be 1 step or more, got 0"),
-        ({"every_n_steps": True}, TypeError, "every_n_steps must be 1 step or more, got True"),
+        ({"every_n_steps": True}, TypeError, "every_n_steps must be an int, got True"),
     ],
 )
 def test_wrong_arguments_are_refused_at_once(given, error, message):

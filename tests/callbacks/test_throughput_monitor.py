@@ -238,7 +238,7 @@ def test_the_separator_is_between_all_parts():
     ("arguments", "error", "message"),
     [
         ({"window_size": 1}, ValueError, "window_size must be 2 batches or more, got 1"),
-        ({"window_size": 2.5}, TypeError, "window_size must be 2 batches or more, got 2.5"),
+        ({"window_size": 2.5}, TypeError, "window_size must be an int, got 2.5"),
         ({"separator": None}, TypeError, "separator must be text, got None"),
         ({"available_flops": 0}, ValueError, r"available_flops must be a number in \(0, inf\), got 0"),
         ({"available_flops": nan}, ValueError, r"available_flops must be a number in \(0, inf\), got nan"),

@@ -52,8 +52,8 @@ def test_a_rate_of_0_turns_it_off():
     ("given", "error", "message"),
     [
         ({"refresh_rate": -1}, ValueError, "refresh_rate must be 0 batches or more, got -1"),
-        ({"refresh_rate": 0.5}, TypeError, "refresh_rate must be 0 batches or more, got 0.5"),
-        ({"refresh_rate": True}, TypeError, "refresh_rate must be 0 batches or more, got True"),
+        ({"refresh_rate": 0.5}, TypeError, "refresh_rate must be an int, got 0.5"),
+        ({"refresh_rate": True}, TypeError, "refresh_rate must be an int, got True"),
         ({"process_position": -1}, ValueError, "process_position must be 0 lines or more, got -1"),
     ],
 )

@@ -11,11 +11,9 @@ from fncb.callback import Callback, emit
 from fncb.effects import Skip, Stop, StopEpoch
 from fncb.loop import fit, predict, test, validate
 from fncb.task import Task
+from tests.test_hooks import LIGHTNING
 
-NOT_IN_2X = (
-    *("on_init_start", "on_init_end", "on_configure_sharded_model", "on_epoch_start", "on_epoch_end"),
-    *("on_after_optimizer_step", "on_saved", "on_stop_requested"),
-)
+NOT_IN_2X = frozenset(ev.HOOKS) - {*LIGHTNING, "on_keyboard_interrupt"}
 """Hooks that fncb fires and the sequences of section 1.5 do not have (section 0)."""
 
 STEP = ["on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"]

@@ -326,5 +326,5 @@ def test_f23_the_accumulation_follows_its_schedule(scheduling, steps):
 
 @pytest.mark.parametrize("scheduling", [{1: 2, -3: 4}, {0: 2, "2": 1}, {1: 0, 3: 4}, {0: 2, 2: "2"}])
 def test_f23_a_schedule_of_other_than_epochs_and_batches_is_an_error(scheduling):
-    with pytest.raises((TypeError, ValueError), match=r"^accumulation_schedule: (epochs|batches per step) must be"):
+    with pytest.raises((TypeError, ValueError), match=r"^accumulation_schedule: (each epoch|batches per step) must be"):
         accumulation_schedule(scheduling)

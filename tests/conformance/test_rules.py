@@ -19,6 +19,7 @@ from fncb.callbacks import accumulation_schedule, checkpoint, clip_grad_norm, ea
 from fncb.effects import Probe, Save, SetLR, Stop
 from fncb.loop import predict, test, validate
 from tests.conformance.runs import (
+    NOT_IN_2X,
     STEP,
     Clock,
     StepLR,
@@ -208,8 +209,7 @@ RESUMED = ["setup(fit)", "on_load_checkpoint", "on_fit_start", "on_train_start"]
 
 def hears_places():
     """A callback and the list of what it heard, each with epoch and step."""
-    leave_out = ("on_save_checkpoint", "on_saved", "on_init_start", "on_init_end", "on_configure_sharded_model")
-    leave_out += ("on_epoch_start", "on_epoch_end", "on_stop_requested")
+    leave_out = {*NOT_IN_2X, "on_save_checkpoint"} - {"on_after_optimizer_step"}
     return notes(lambda event: (name_of(event), event.epoch, event.step), "hears", leave_out)
 
 

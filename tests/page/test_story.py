@@ -8,7 +8,7 @@ from fncb import events as ev
 from fncb.callback import Callback, compose, emit
 from fncb.callbacks import checkpoint, early_stop
 from fncb.effects import Delete, Print, Save, SetLR, Stop
-from fncb.page.story import parts_of, story_of
+from fncb.page.story import story_of
 from fncb.recording import Recording
 
 STOP = "early_stop('val_loss', patience=2)"
@@ -52,28 +52,6 @@ def test_a_recording_whose_effects_are_others_than_its_callbacks_would_ask_for_s
 
 def attrs_of(recording, **changed):
     return Recording(**{"header": recording.header, "entries": recording.entries, **changed})
-
-
-@pytest.mark.parametrize(
-    ("header", "why"),
-    [
-        ({"keys": ["a"], "callbacks": {"a": None}}, "no plain value, or is no built-in: pass it as `callbacks=`"),
-        ({"keys": ["a"]}, "the recording does not tell how: pass it as `callbacks=`"),
-        ({"keys": ["a"], "callbacks": {"a": "open('x')"}}, "every name must be a built-in callback, got 'open'"),
-        ({"keys": ["a"], "callbacks": {"a": "early_stop('b')"}}, "makes one with the key 'early_stop(b)'"),
-        ({"keys": ["a"], "callbacks": {"a": 7}}, "no plain value"),
-    ],
-)
-def test_a_callback_that_cannot_be_made_again_is_named_with_the_reason(header, why):
-    (part,) = parts_of(header, None)
-
-    assert part.callback is None
-    assert why in part.why
-
-
-@pytest.mark.parametrize("header", [{}, {"keys": 3}, {"keys": [1, None]}, {"callbacks": []}, {"keys": "abc"}])
-def test_a_header_without_callbacks_has_none(header):
-    assert parts_of(header, None) == []
 
 
 def test_given_callbacks_are_folded_in_place_of_those_of_the_header():

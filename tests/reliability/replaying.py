@@ -15,6 +15,7 @@ from fncb import events as ev
 from fncb import loop
 from fncb.callback import compose
 from fncb.hindsight import history, replay
+from fncb.live import recorded_fields
 from fncb.recording import read
 from fncb.session import Session
 
@@ -172,8 +173,7 @@ def _unlike_entries(lived, recorded):
 
 def told(entry):
     """The fields of an event or effect, but for those that are live."""
-    fields = [field.name for field in attrs.fields(type(entry)) if not field.metadata.get("live")]
-    return {name: getattr(entry, name) for name in fields}
+    return {field.name: getattr(entry, field.name) for field in recorded_fields(type(entry))}
 
 
 def of_floats(value):

@@ -71,6 +71,7 @@ from fncb.callbacks import (
 )
 from fncb.data import batches
 from fncb.effects import Delete, Save, SetLR, Skip, Stop, StopEpoch, Validate
+from fncb.live import recorded_fields
 from fncb.loop import fit
 from fncb.position import random_state
 from fncb.recording import read
@@ -426,8 +427,8 @@ def plain(entry):
     """The fields of an event or effect, but for live ones, time and sizes of files."""
     fields = {
         field.name: getattr(entry, field.name)
-        for field in attrs.fields(type(entry))
-        if not field.metadata.get("live") and field.name not in ("seconds", "bytes", "took", "within", "waited", "time")
+        for field in recorded_fields(type(entry))
+        if field.name not in ("seconds", "bytes", "took", "within", "waited", "time")
     }
     return {name: dict(value) if isinstance(value, Mapping) else value for name, value in fields.items()}
 

@@ -1,5 +1,6 @@
 """Files of every version of a format load for ever."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fncb import formats, store
 from fncb.callbacks import checkpoint, ema
 from fncb.effects import Save, Stop
 from fncb.events import Saved, TrainBatchEnd
+from fncb.notation import notation_named
 from fncb.recorder import Recorder
 from fncb.recording import read
 
@@ -126,6 +128,14 @@ def test_a_recording_of_format_2_loads_for_ever():
     ]
     assert [event.took for event in recording.events if isinstance(event, Saved)] == [0.006388]
     assert (len(recording.events), recording.torn, recording.header["format"]) == (38, 0, 2)
+
+
+def test_the_fields_of_recordings_of_format_2_keep_their_places():
+    """New ones come last: one that a class inherits would move those of its own."""
+    old = json.loads((GOLDEN / "fields-2.json").read_text())
+    now = {name: [*notation_named(name).names] for name in old}
+
+    assert {name: now[name] for name, fields in old.items() if now[name][: len(fields)] != fields} == {}
 
 
 @pytest.mark.parametrize("version", [1, 2])

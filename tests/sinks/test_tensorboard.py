@@ -92,7 +92,7 @@ def test_a_run_brings_metrics_images_and_histograms(tmp_path):
     settings = {"max_epochs": 2, "log_every_n_steps": 1, "compile": False, "progress": False}
 
     run = fncb.fit(task, data, data[:1], callbacks=shows, sinks=[tensorboard(tmp_path)], **settings)
-    fncb.fit(task, data, sinks=[tensorboard(tmp_path / "trial")], fast_dev_run=True, **settings)
+    fncb.fit(task, data, sinks=[tensorboard(tmp_path / "dev_run")], fast_dev_run=True, **settings)
 
     events = read(tmp_path)
     assert [each.step for each in events.Scalars("loss")] == [1, 2, 3, 3, 4, 5, 6, 6]  # batches, ends of epochs
@@ -100,4 +100,4 @@ def test_a_run_brings_metrics_images_and_histograms(tmp_path):
     assert events.Scalars("val_loss")[-1].value == pytest.approx(run.metrics["val_loss"])
     assert [each.step for each in events.Images("image")] == [3, 6]
     assert [each.step for each in events.Histograms("values")] == [3, 6]
-    assert not (tmp_path / "trial").exists()
+    assert not (tmp_path / "dev_run").exists()

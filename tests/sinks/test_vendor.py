@@ -1,6 +1,7 @@
 """What the sinks of vendors have in common: a package that is missing, when a run begins, and that nothing is left."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,18 @@ def test_a_package_that_is_missing_is_missed_when_the_sink_is_made(monkeypatch, 
 
     with pytest.raises(ModuleNotFoundError, match=rf"^{extra}: .*pip install 'fncb\[{extra}\]'"):
         make()
+
+
+def test_every_package_is_an_extra_and_there_to_be_tested_against():
+    root = Path(__file__).parent.parent.parent
+    project = (root / "pyproject.toml").read_text()
+    (dev,) = re.findall(r'^  "fncb\[(.*)\]",$', project, re.MULTILINE)
+    texts = [path.read_text() for path in (root / "fncb" / "sinks").glob("*.py")]
+    asked_for = {extra for text in texts for extra in re.findall(r'package\("[^"]+", "(\w+)"\)', text)}
+
+    assert asked_for >= {*PACKAGES}
+    assert asked_for - {*re.findall(r"^(\w+) = \[", project, re.MULTILINE)} == set()
+    assert asked_for - {*dev.split(",")} == set()
 
 
 def noting(**more):

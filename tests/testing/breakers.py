@@ -142,6 +142,30 @@ class OnItself:
         return state
 
 
+class Shared:
+    """The way of yet others: memory on the class."""
+
+    checks = 0
+
+    def on_validation_end(self, state, event):
+        type(self).checks += 1
+        return state
+
+
+def remembers_in_a_class(state, event):
+    Shared.checks += 1
+    return state
+
+
+def draws_from_its_own_generator():
+    generator = torch.Generator().manual_seed(1)
+
+    def on_validation_end(state, event):
+        return emit(state, Log({"jitter": float(torch.rand((), generator=generator))}))
+
+    return at_end(on_validation_end)
+
+
 def remembers_in_its_state(state, event):
     return attrs.evolve(state, best=float(event.step))
 
@@ -305,6 +329,61 @@ def uses_what_is_not_there(state, event):
     return state + event.accuracy
 
 
+def draws_from_its_own_generator_in_the_step():
+    generator = torch.Generator().manual_seed(1)
+    return in_the_step(lambda state, event: torch.rand((), generator=generator))
+
+
+def publishes(name, value):
+    def hook(state, event):
+        return emit(state, metrics={name: value(event)})
+
+    return Callback(key="own", step=StepHooks(init=dict, on_train_batch_end=hook))
+
+
+def gives(**replaced):
+    return Callback(key="own", step=StepHooks(init=dict, on_after_backward=lambda state, e: emit(state, **replaced)))
+
+
+def rounds(dtype):
+    def hook(state, event):
+        return emit(state, grads={name: grad.to(dtype) for name, grad in event.grads.items()})
+
+    return in_the_step(hook)
+
+
+def detaches(state, event):
+    return emit(state, loss=event.loss.detach())
+
+
+def doubles(state, event):
+    return emit(state, loss=event.loss * 2)
+
+
+def before_backward(hook):
+    return Callback(key="own", step=StepHooks(init=dict, on_before_backward=hook))
+
+
+def around(around_gradient):
+    return Callback(key="own", step=StepHooks(init=dict, around_gradient=around_gradient))
+
+
+def remembers_around_the_gradient():
+    norms = []
+
+    def around_gradient(gradient, params):
+        grads = gradient(params)
+        norms.append(len(grads))
+        return grads
+
+    return around(around_gradient)
+
+
+def draws_from_the_default_generator():
+    generator = torch.default_generator
+    return in_the_step(lambda state, event: torch.rand((), generator=generator))
+
+
 HOST = {
     # name: the law, what is wrong, what is right
     "reads the clock": (laws.CLOCK, at_end(reads_the_clock), at_end(tells_the_time)),
@@ -324,6 +403,9 @@ HOST = {
     "remembers once": (laws.HIDDEN, remembers_once_in_its_closure(), at_end(remembers_in_its_state)),
     "remembers in a global": (laws.HIDDEN, at_end(remembers_in_a_global), at_end(remembers_in_its_state)),
     "remembers on itself": (laws.HIDDEN, at_end(OnItself().on_validation_end), at_end(remembers_in_its_state)),
+    "remembers in a class": (laws.HIDDEN, at_end(remembers_in_a_class), at_end(remembers_in_its_state)),
+    "remembers on its class": (laws.HIDDEN, at_end(Shared().on_validation_end), at_end(remembers_in_its_state)),
+    "has a generator": (laws.HIDDEN, draws_from_its_own_generator(), at_end(draws_nothing)),
     "gives nothing": (laws.RETURNS, at_end(gives_nothing), at_end(gives_what_it_has)),
     "emits a word": (laws.RETURNS, at_end(emits_a_word), at_end(stops)),
     "emits undeclared": (
@@ -364,6 +446,39 @@ STEP = {
     "stops": (laws.RETURNS, in_the_step(stops_in_the_step), in_the_step(adds)),
     "times": (laws.CLOCK, in_the_step(times_in_the_step), in_the_step(adds)),
     "uses what is not there": (in_step.RUNS, in_the_step(uses_what_is_not_there), in_the_step(adds)),
+    "begins with too much": (in_step.RUNS, in_the_step(adds, lambda: torch.zeros(())), in_the_step(adds)),
+    "has a generator": (
+        laws.HIDDEN,
+        draws_from_its_own_generator_in_the_step(),
+        draws_from_the_default_generator(),
+    ),
+    "remembers around": (
+        laws.HIDDEN,
+        remembers_around_the_gradient(),
+        around(lambda gradient, params: gradient(params)),
+    ),
+    # What a run refuses, or cannot carry out.
+    "publishes a number": (laws.RETURNS, publishes("n", lambda e: 0.5), publishes("n", lambda e: e.metrics["loss"])),
+    "publishes a vector": (
+        laws.RETURNS,
+        publishes("n", lambda e: torch.ones(2)),
+        publishes("n", lambda e: torch.ones(())),
+    ),
+    "publishes the loss": (
+        laws.RETURNS,
+        publishes("loss", lambda e: torch.ones(())),
+        publishes("n", lambda e: torch.ones(())),
+    ),
+    "replaces the loss too late": (laws.RETURNS, gives(loss=torch.zeros(())), before_backward(doubles)),
+    "replaces by nothing": (laws.RETURNS, gives(grads={}), in_the_step(scales)),
+    "skips with a bool": (laws.RETURNS, gives(skip=True), gives(skip=torch.tensor(True))),
+    "rounds": (laws.RETURNS, rounds(torch.float16), rounds(torch.float32)),
+    "detaches": (laws.RETURNS, before_backward(detaches), before_backward(doubles)),
+    "calls no gradient": (
+        laws.RETURNS,
+        around(lambda gradient, params: params),
+        around(lambda gradient, params: gradient(params)),
+    ),
 }
 COMPILED = {
     "branches": (in_step.GRAPH, in_the_step(branches), in_the_step(selects)),

@@ -15,8 +15,9 @@ from fncb.callback import Callback, StepHooks, compose, emit
 from fncb.effects import Log, Save
 from fncb.recorder import Recorder
 from fncb.recording import read
-from fncb.testing import LawsBroken, check
-from fncb.testing.tiny import Tiny
+from fncb.testing import LawsBroken, check, in_step
+from fncb.testing.laws import LAWS
+from fncb.testing.tiny import Tiny, classifier_of_images
 
 ROWS = {
     **{name: REQUIRED.get(name, ()) for name in built_ins() if name != "on"},
@@ -36,7 +37,11 @@ def test_built_ins_whose_step_half_wants_another_model_say_so():
     report = check(cb.ssl_online_evaluator(2, 2), compile=False)
 
     assert report
-    assert "was not looked at, pass `tiny=` with a model for it: ValueError: ssl_online_evaluator" in report.notes[0]
+    assert str(report).startswith(
+        "ssl_online_evaluator(online) keeps 15 laws in 25 runs.\n"
+        "the step half of ssl_online_evaluator(online) was not looked at: ValueError: ssl_online_evaluator: features"
+    )
+    assert str(report).endswith("got (8, 3); pass `tiny=` with a model for it")
 
 
 def test_metrics_that_a_callback_asks_for_are_in_the_runs():
@@ -48,6 +53,14 @@ def test_metrics_that_a_callback_asks_for_are_in_the_runs():
 
     (shown,) = caught.value.report.broken[0].events
     assert shown.metrics["own"] > shown.metrics["other"]
+
+
+def test_a_hook_that_forgets_epochs_without_a_validation_does_not_pass():
+    def on_train_epoch_end(state, event):
+        return max(state, event.metrics.get("val_loss"))
+
+    with pytest.raises(LawsBroken, match="no hook raises: own: on_train_epoch_end raises TypeError"):
+        check(Callback(key="own", init=float, on_train_epoch_end=on_train_epoch_end))
 
 
 def test_a_composition_is_checked_part_by_part():
@@ -153,6 +166,64 @@ def test_the_step_half_is_tried_on_the_model_that_is_given():
     assert "pass `tiny=`" in check(callback, compile=False).notes[0]
     with pytest.raises(LawsBroken, match=r"no step hook raises: own: .* raises ValueError: got tensor"):
         check(callback, tiny=other, compile=False)
+
+
+def test_what_a_run_refuses_of_a_step_hook_is_told_in_its_words():
+    hook = lambda state, event: emit(state, metrics={"n": event.loss.item()})  # noqa: E731
+    callback = Callback(key="own", step=StepHooks(init=dict, on_before_optimizer_step=hook))
+
+    with pytest.raises(LawsBroken, match="own: step hook on_before_optimizer_step: metric 'n' must hold tensors only"):
+        check(callback, compile=False)
+
+
+OF_ANOTHER_MODEL = {
+    "parameter": {"on_after_backward": lambda s, e: emit(s, metrics={"n": e.grads["encoder.weight"].norm()})},
+    "first": {"init": lambda params: params["encoder.weight"]},
+    "submodule": {"watch": ("encoder.*",)},
+    "batch": {"on_train_batch_start": lambda s, e: emit(s, batch=(e.batch[0].flatten(), e.batch[1]))},
+}
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER_MODEL)
+def test_laws_of_a_step_half_that_wants_another_model_are_not_said_to_be_kept(name):
+    hooks = {"init": lambda params: {}, "on_train_batch_end": lambda s, e: s, **OF_ANOTHER_MODEL[name]}
+    report = check(Callback(key="own", step=StepHooks(**hooks)), compile=False)
+
+    assert report.laws == LAWS
+    assert str(report).startswith("own keeps 15 laws in 25 runs.\nthe step half of own was not looked at: ")
+    assert str(report).endswith("; pass `tiny=` with a model for it")
+
+
+def test_a_tiny_model_that_cannot_be_trained_is_not_the_callbacks_fault():
+    constant = Tiny(lambda: nn.Linear(3, 1), lambda model, x: x.mean(), [torch.ones(2, 3)] * 3)
+    heard = Callback(key="own", step=StepHooks(init=dict, on_train_batch_start=lambda state, event: state))
+
+    (note,) = check(heard, tiny=constant, compile=False).notes
+    assert "ValueError: loss: a loss must need gradients" in note
+    assert note.endswith("; pass another `tiny=` with a model for it")
+
+
+def test_only_laws_that_were_looked_at_are_counted():
+    def laws_of(callback, compile):
+        return {*check(callback, compile=compile).laws} - {*LAWS}
+
+    assert laws_of(cb.ema(0.5), compile=True) - laws_of(cb.ema(0.5), compile=False) == {in_step.GRAPH, in_step.COMPILED}
+    assert in_step.COMPILED not in laws_of(cb.grad_noise(0.1), compile=True)
+
+
+def test_tensors_that_were_kept_while_the_step_was_compiled_hide_nothing():
+    kept = []
+
+    def on_after_backward(state, event):
+        kept.append(event.loss)
+        return state
+
+    remembers = Callback(key="own", step=StepHooks(init=dict, on_after_backward=on_after_backward))
+    in_step.trained(remembers, classifier_of_images(), compile=True)
+
+    assert {type(each) for each in kept} - {torch.Tensor}
+    with pytest.raises(LawsBroken, match=r"no hidden memory: .* variable kept changed"):
+        check(remembers, compile=False)
 
 
 def test_random_numbers_in_the_step_are_allowed_and_noted():

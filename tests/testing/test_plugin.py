@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = """
 from fncb.callback import Callback
 
@@ -66,8 +67,9 @@ def run(tmp_path):
     (tmp_path / "test_mine.py").write_text(TESTS)
 
     def run(*args):
-        env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(tmp_path)}
-        command = [sys.executable, "-m", "pytest", "-p", "fncb.testing.plugin", "-rA", "-p", "no:cacheprovider", *args]
+        env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(ROOT)}
+        pytest = "import sys; sys.path.pop(0); import pytest; sys.exit(pytest.main())"  # as the command `pytest`
+        command = [sys.executable, "-c", pytest, "-p", "fncb.testing.plugin", "-rA", "-p", "no:cacheprovider", *args]
         found = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         outcomes = dict(re.findall(r"^(\S+::\S+) (PASSED|FAILED|SKIPPED)", found.stdout, re.M))
         outcomes |= {name: outcome for outcome, name in re.findall(r"^(PASSED|FAILED) (\S+::\S+)", found.stdout, re.M)}
@@ -81,6 +83,7 @@ def test_each_constructor_of_a_package_is_checked_and_nothing_else(run):
 
     assert outcomes == {"mine::patient": "PASSED", "mine::lazy": "PASSED", "mine::forgetful": "FAILED"}
     assert "1 failed, 2 passed, 2 skipped" in printed
+    assert "collected 5 items" in printed
     assert "returns state: forgetful: on_train_end gives None. Return the state, or emit(state, ...)" in printed
     assert "it cannot be called without arguments (choosy: there must be limits, got none.): add fncb_ex" in printed
     assert 'it must be given limit: add fncb_examples = {"bounded": lambda: bounded(...)} to mine.callbacks' in printed
@@ -102,9 +105,19 @@ def test_a_marked_function_gives_what_is_checked(run):
     }
 
 
-def test_a_package_that_is_not_there_or_makes_nothing_is_told_of(run):
-    assert "--fncb-laws nowhere: No module named 'nowhere'" in run("--fncb-laws", "nowhere")[0]
-    assert "there must be functions annotated to return Callback, got none" in run("--fncb-laws", "json")[0]
+def test_a_package_that_is_not_there_or_makes_nothing_is_told_of_and_nothing_else(run):
+    assert run("--fncb-laws", "nowhere")[0].split() == [
+        "ERROR:",
+        "--fncb-laws",
+        "nowhere:",
+        "No",
+        "module",
+        "named",
+        "'nowhere'",
+    ]
+    assert run("--fncb-laws", "json")[0].startswith(
+        "ERROR: --fncb-laws json: there must be functions annotated to return Callback, got none."
+    )
 
 
 def test_it_costs_no_import_of_torch_or_hypothesis_when_it_is_not_used():
@@ -114,7 +127,7 @@ def test_it_costs_no_import_of_torch_or_hypothesis_when_it_is_not_used():
 
 
 def test_the_entry_point_is_the_plugin():
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text()
     named = re.search(r'entry-points.pytest11]\nfncb = "(.*)"', text)
 
     assert named is not None

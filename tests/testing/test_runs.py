@@ -38,6 +38,25 @@ def test_every_hook_is_heard_in_some_run():
     assert {type(event) for event in whole_run({})} == {*ev.HOOKS.values()}
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(events())
+def test_only_an_epoch_with_a_validation_has_metrics_of_one(run):
+    for epoch in range(1 + max(event.epoch for event in run)):
+        of_epoch = [event for event in run if event.epoch == epoch]
+        first = next(i for i, event in enumerate(of_epoch) if type(event) is ev.TrainEpochStart)
+        last = next(i for i, event in enumerate(of_epoch) if type(event) is ev.TrainEpochEnd)
+        validated = ev.ValidationEnd in map(type, of_epoch[first:last])
+
+        assert validated or "val_loss" not in of_epoch[last].metrics
+
+
+def test_some_epochs_have_a_validation_and_some_have_none():
+    ends = [ev.TrainEpochEnd]
+    for has in (True, False):
+        run = find(events(["val_loss", "acc"], kinds=ends), lambda run, has=has: ("val_loss" in run[0].metrics) is has)
+        assert "acc" in run[0].metrics
+
+
 def test_only_the_kinds_that_are_asked_for_are_in_a_run():
     run = find(events(["acc"], kinds=[ev.ValidationEnd], values=[0.5]), lambda run: len(run) > 1)
 

@@ -1,18 +1,24 @@
 """What is seen of a function beside its result."""
 
 import datetime
+import enum
 import io
 import itertools
+import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
 import time
+import types
 import warnings
+from collections.abc import Sized
 from functools import partial
 from time import monotonic_ns as now
 
+import attrs
 import numpy
 import pytest
 import torch
@@ -107,10 +113,72 @@ def attribute(n):
     attribute.n = n
 
 
+class Counts:
+    seen = 0
+
+    def method(self, n):
+        self.add(n)
+
+    @classmethod
+    def add(cls, n):
+        cls.seen += n
+
+
+class Counted(Counts):
+    pass
+
+
+@attrs.define
+class Slotted:
+    seen: int = 0
+
+    def __call__(self, n):
+        self.seen += n
+
+
+def on_a_class(n):
+    Counted.seen += n
+
+
+def on_a_class_above(n):
+    Counts.seen += n
+    return Counted
+
+
+def on_a_class_inside():
+    class Inside:
+        seen = 0
+
+    def keeps(n):
+        Inside.seen += n
+
+    return keeps
+
+
+def over_an_object():
+    counts = Counts()
+    return lambda n: counts.method(n)
+
+
+def in_a_module(n):
+    fake_package.seen = n
+
+
+fake_package = types.ModuleType("fake_package")
+fake_package.seen = 0
+
+
 @pytest.mark.parametrize(
     "keeps",
-    [Keeps(), Keeps().method, over({}), default, attribute, partial(lambda kept, n: kept.append(n), [])],
-    ids=["object", "method", "function inside", "default", "attribute", "partial"],
+    [
+        *(Keeps(), Keeps().method, over({}), default, attribute, partial(lambda kept, n: kept.append(n), [])),
+        *(Slotted(), Counts().method, on_a_class, on_a_class_above, on_a_class_inside(), over_an_object(), in_a_module),
+    ],
+    ids=[
+        *("object", "method", "function inside", "default", "attribute", "partial"),
+        *("object with slots", "method on its class", "class", "class above", "class inside", "object on its class"),
+        "module",
+    ],
 )
 def test_memory_of_its_own_is_seen_wherever_it_is(keeps):
     before = memory(keeps)
@@ -118,6 +186,43 @@ def test_memory_of_its_own_is_seen_wherever_it_is(keeps):
     keeps(1)
 
     assert memory(keeps) != before
+
+
+class Flag(enum.Flag):
+    A = enum.auto()
+    B = enum.auto()
+
+
+class Memo(Sized):
+    limit = 3
+
+    def __len__(self):
+        return self.limit
+
+
+def uses_what_others_keep():
+    memo = Memo()
+    metrics = {"n": torch.ones(2)}
+    text = re.compile("a+")
+
+    def uses():
+        assert isinstance(memo, Sized)
+        return Flag.A | Flag.B, Memo.limit, len(memo), metrics["n"].sum(), text.match("aa"), json.dumps({}), Made(1)
+
+    return uses
+
+
+@attrs.frozen
+class Made:
+    n: int
+
+
+def test_what_a_class_keeps_for_itself_is_no_memory():
+    uses = uses_what_others_keep()
+    before = memory(uses)
+    uses()
+
+    assert memory(uses) == before
 
 
 @pytest.mark.parametrize(
@@ -129,6 +234,9 @@ def test_memory_of_its_own_is_seen_wherever_it_is(keeps):
         (torch.zeros(2), lambda value: value.add_(1)),
         (numpy.zeros(2), lambda value: value.fill(1)),
         (random.Random(0), lambda value: value.random()),
+        (torch.Generator(), lambda value: torch.rand((), generator=value)),
+        (numpy.random.default_rng(0), lambda value: value.random()),
+        (numpy.random.RandomState(0), lambda value: value.rand()),
         (itertools.count(), lambda value: next(value)),
         (Keeps(), lambda value: value(1)),
     ],
