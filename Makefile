@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 ENVIRONMENT := .venv/made
 BENCH := .venv/made-bench
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types docs bench clean
 
 demo: $(ENVIRONMENT)  ## the main job: train, stop early, resume, replay
 	$(BIN)/python examples/01_digits.py
@@ -19,6 +19,9 @@ lint: $(ENVIRONMENT)
 
 types: $(ENVIRONMENT)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(ENVIRONMENT)  ## build/docs/index.html
+	$(BIN)/sphinx-build -q -W --keep-going -j 2 docs build/docs
 
 bench: $(BENCH)  ## writes benchmarks/results.md
 	$(BIN)/python benchmarks/step.py

@@ -1,4 +1,4 @@
-"""The pages for those who come from elsewhere: their code runs, and what they set side by side is all there is."""
+"""The pages for those who come from elsewhere: what they set side by side is all there is."""
 
 import inspect
 import re
@@ -9,24 +9,14 @@ import pytest
 import fncb
 from docs.tables import FINDERS, built_ins, known_as
 from fncb import events as ev
+from tests import test_hooks as hooks
 
 DOCS = Path(__file__).parent.parent / "docs"
 LIGHTNING, KERAS = (DOCS / "from_lightning.md").read_text(), (DOCS / "from_keras.md").read_text()
 
-HOOKS_OF_LIGHTNING = {
-    *("setup", "teardown", "state_dict", "load_state_dict", "state_key", "on_exception"),
-    *("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step"),
-    *("on_save_checkpoint", "on_load_checkpoint", "on_train_epoch_start", "on_train_epoch_end"),
-    *(f"on_{stage}_{at}" for stage in ("fit", "sanity_check", "train", "train_batch") for at in ("start", "end")),
-    *(
-        f"on_{stage}_{moment}"
-        for stage in ("validation", "test", "predict")
-        for moment in ("start", "end", "epoch_start", "epoch_end", "batch_start", "batch_end")
-    ),
-}
+HOOKS_OF_LIGHTNING = {*hooks.LIGHTNING, "state_dict", "load_state_dict", "state_key"}
 OLDER_HOOKS_OF_LIGHTNING = {
-    *("on_init_start", "on_init_end", "on_configure_sharded_model", "on_before_accelerator_backend_setup"),
-    *("on_epoch_start", "on_epoch_end", "on_batch_start", "on_batch_end", "on_keyboard_interrupt"),
+    *(*hooks.OLDER, "on_before_accelerator_backend_setup", "on_batch_start", "on_batch_end"),
     *("on_pretrain_routine_start", "on_pretrain_routine_end"),
 }
 HOOKS_OF_KERAS = {
@@ -77,35 +67,6 @@ def answers(home):
 
 def pairs(page, head):
     return {(there, here) for row in table(page, head) for there in names(row[0]) for here in names(row[1])}
-
-
-def run(page, capsys):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
-    exec(re.sub(r"max_epochs=(\d)", r"max_epochs=\1, compile=False", code), {"__name__": "page"})
-    return capsys.readouterr().out.splitlines()
-
-
-def test_two_counters_have_keys_and_states_of_their_own_and_count_on_after_a_resume(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    shown = run(LIGHTNING.split("How what a hook did")[0], capsys)
-
-    assert shown == ["2 10", "3 15"]
-    assert re.findall(r"It prints `(.*?)`", LIGHTNING) == shown
-
-
-def test_the_code_of_the_page_on_lightning_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    shown = run(LIGHTNING, capsys)
-
-    assert re.fullmatch(r"[01]\.\d+ (None|Stop.*) runs/mine/epoch=\d-step=\d+\.safetensors", shown[-1])
-
-
-def test_the_code_of_the_page_on_keras_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    shown = run(KERAS, capsys)
-
-    assert re.fullmatch(r"\((\d\.\d+(e-\d+)?(, )?){1,4}\)", shown[0])
-    assert shown[1] == "Stop(reason='loss below 100.0') 2"
 
 
 def test_every_hook_of_lightning_is_set_beside_ours_and_every_one_of_ours_is_named():
@@ -161,12 +122,3 @@ def test_arguments_and_names_that_the_pages_name_exist(page):
     assert len(named) > 0 or page is KERAS
     for name in re.findall(r"`(?:return )?fncb\.(\w+)", page):
         assert hasattr(fncb, name), name
-
-
-@pytest.mark.parametrize("page", [LIGHTNING, KERAS], ids=["Lightning", "Keras"])
-def test_links_lead_to_files_and_headings(page):
-    for path, heading in re.findall(r"\]\(([^)#]+)#?([^)]*)\)", page):
-        assert (DOCS / path).exists(), path
-        if heading:
-            titles = re.findall(r"^#+ (.*)$", (DOCS / path).read_text(), re.MULTILINE)
-            assert heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
