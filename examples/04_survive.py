@@ -88,9 +88,8 @@ def main(directory: Path, max_epochs: int) -> None:
     same = all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     print(f"The weights are the same, bit for bit: {same}")
 
-    (newest,) = broken.glob("*.safetensors")
-    print("\nWhat the last checkpoint holds:")
-    fncb.inspect(newest)
+    print("\nWhat the newest checkpoint holds:")  # SIGKILL may have left the one before it, too
+    fncb.inspect(broken)
 
 
 if __name__ == "__main__":
