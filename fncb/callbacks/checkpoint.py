@@ -79,6 +79,7 @@ def checkpoint(
     auto_insert_metric_name: bool = True,
     starting_version: int = 1,
     save_on_train_epoch_end: bool | None = None,
+    save_on_train_end: bool = False,
     save: Literal["sync", "async"] = "sync",
     save_on_exception: bool = False,
     save_on_signal: bool = False,
@@ -120,6 +121,9 @@ def checkpoint(
       starting_version: the number of the first `-v<number>`, 0 or more.
       save_on_train_epoch_end: True makes checks due when an epoch ends, as for a metric that is known only then, such
         as `loss_epoch`; False, when a validation ends; None, as above.
+      save_on_train_end: whether to save when training ends, whatever ended it, unless a check kept that very state: in
+        the file of `save_last`, which goes on like any other. Otherwise what came after the last check is lost where a
+        `Stop`, of `deadline` for example, ends the run between two of them.
       save: whether training waits until a file is on disk ("sync"), or only for a copy in memory, from which it is
         written in the background ("async").
       save_on_exception: whether to save when anything raises, Ctrl-C and SIGTERM included: the run goes on from there
@@ -158,7 +162,7 @@ def checkpoint(
     must_be_one_of("checkpoint", "save", save, ("sync", "async"))
     if not isinstance(save_last, bool) and save_last != "link":
         raise ValueError(f"checkpoint: save_last must be True, False or 'link', got {save_last!r}.")
-    for name in ("save_weights_only", "save_on_exception", "save_on_signal"):
+    for name in ("save_weights_only", "save_on_train_end", "save_on_exception", "save_on_signal"):
         if not isinstance(config[name], bool):
             raise ValueError(f"checkpoint: {name} must be True or False, got {config[name]!r}.")
     must_be_int("checkpoint", "save_top_k", save_top_k, -1)
@@ -302,11 +306,13 @@ def checkpoint(
         return ask(state, asked(event, rescue_filename, "rescue"), at_once=True)
 
     def on_train_end(state: CheckpointState, event: ev.TrainEnd) -> Any:
-        if state.step is not None or state.paused:
+        if state.paused:
             return state
-        if save_last is True and event.step > 0:
+        kept = state.step == event.step and (save_last is True or (monitor is None and save_top_k != 0))
+        wanted = not kept if save_on_train_end else save_last is True and state.step is None
+        if wanted and event.step > 0:
             return ask(state, asked(event, last_filename, "last"))
-        if monitor is None or not (steps or epochs or interval is not None):
+        if state.step is not None or monitor is None or not (steps or epochs or interval is not None):
             return state
         return emit(state, Print(f"{who}: nothing was saved: no check was due at an event with {monitor!r}"))
 

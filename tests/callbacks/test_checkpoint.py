@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import fncb
 from fncb import events as ev
-from fncb.callback import compose
+from fncb.callback import Callback, compose, emit
 from fncb.callbacks.checkpoint import Asked, CheckpointState, checkpoint
-from fncb.effects import Delete, Link, Print, Save
+from fncb.effects import Delete, Link, Print, Save, Stop
 from tests.conformance.runs import batches, task, train
 from tests.folding import fold
 
@@ -295,6 +296,61 @@ def test_the_last_state_is_saved_when_training_ends_if_no_check_was_due():
     assert fold(checkpoint("d", every_n_epochs=9, save_last=True), dev_run).files == ()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "files"),
+    [
+        ({"every_n_train_steps": 4}, ["epoch=1-step=8", "last-epoch=1-step=10"]),
+        ({"every_n_train_steps": 4, "save_last": True}, ["epoch=1-step=8", "last-epoch=1-step=10"]),
+        ({"every_n_train_steps": 5}, ["epoch=1-step=10"]),  # a check kept that very state
+        ({"every_n_train_steps": 5, "save_top_k": 0}, ["last-epoch=1-step=10"]),
+        ({"monitor": "val_loss"}, ["epoch=0-step=5", "last-epoch=1-step=10"]),  # the last check was not the best
+        ({"monitor": "val_loss", "save_last": True}, ["epoch=0-step=5", "last-epoch=1-step=10"]),
+        ({"every_n_epochs": 9}, ["last-epoch=1-step=10"]),
+    ],
+)
+def test_what_came_after_the_last_check_may_be_saved_when_training_ends(arguments, files):
+    run = [*training(2, 5, values=(1.0, 2.0)), ev.TrainEnd(epoch=1, step=10, metrics={"val_loss": 2.0})]
+
+    folded = fold(checkpoint("d", save_on_train_end=True, **arguments), run)
+    assert sorted(folded.files) == [f"d/{name}.safetensors" for name in files]
+
+
+def test_nothing_is_saved_at_the_end_of_a_trial_or_of_no_training():
+    assert fold(checkpoint("d", save_on_train_end=True), [ev.TrainEnd()]).files == ()
+    trial = [ev.Setup(fast_dev_run=True), *training(1, 1), ev.TrainEnd(step=1)]
+    assert fold(checkpoint("d", save_on_train_end=True), trial).files == ()
+
+
+def test_a_run_that_was_stopped_between_checks_goes_on_from_its_end_as_if_it_had_not_been(tmp_path):
+    def weights(stop_at, folder, resume=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+        stops = Callback(
+            key="stops",
+            init=int,
+            on_train_batch_end=lambda s, e: emit(s + 1, Stop("enough")) if e.step == stop_at else s + 1,
+        )
+        run = fncb.fit(
+            fncb.Task(model, loss=lambda m, x: m(x[0]).square().mean(), optimizer=partial(torch.optim.Adam, lr=0.01)),
+            fncb.batches(torch.utils.data.TensorDataset(torch.arange(80.0).reshape(20, 4) / 80), 2, shuffle=True),
+            callbacks=[stops, checkpoint(folder, every_n_train_steps=4, save_on_train_end=True)],
+            max_epochs=3,
+            resume=resume,
+            seed=0,
+            compile=False,
+            progress=False,
+        )
+        return [*model.parameters()], run
+
+    straight, _ = weights(-1, tmp_path / "a")
+    _, cut = weights(13, tmp_path / "b")
+    gone_on, run = weights(-1, tmp_path / "b", resume="last")
+
+    assert cut.step == 13
+    assert (run.resumed.step, run.resumed.path.name, run.state["stops"]) == (13, "last-epoch=2-step=13.safetensors", 30)
+    assert all(map(torch.equal, straight, gone_on))
+
+
 LINK = partial(Link, "d/last.safetensors", within="d")
 
 
@@ -566,6 +622,7 @@ def test_keys_name_the_metric():
 def test_its_arguments_are_its_config():
     assert checkpoint("d", filename="").config == {
         "save": "sync",
+        "save_on_train_end": False,
         "save_on_exception": False,
         "save_on_signal": False,
         "dirpath": "d",
@@ -657,7 +714,9 @@ def test_saving_in_the_background_is_asked_for():
     assert fold(checkpoint("d", save="async"), training(1, 5)).of(Save) == (SAVE(at(0)[0], background=True),)
 
 
-@pytest.mark.parametrize("bad", [{"save": "later"}, {"save_on_exception": "yes"}, {"save_on_signal": 1}])
+@pytest.mark.parametrize(
+    "bad", [{"save": "later"}, {"save_on_exception": "yes"}, {"save_on_signal": 1}, {"save_on_train_end": 1}]
+)
 def test_when_to_save_is_checked_at_construction(bad):
     with pytest.raises(ValueError, match=f"checkpoint: {next(iter(bad))} must be"):
         checkpoint("d", **bad)
