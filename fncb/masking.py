@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,6 +12,7 @@ from fncb.callback import Callback, Emit, StepHooks
 from fncb.emitting import S
 from fncb.events import HOOKS, Metrics
 from fncb.fields import hook_names
+from fncb.metrics import Renamed
 from fncb.step_hooks import Gradient, NamedParams, Params
 
 _BY_NAME = ("params", "grads", "buffers")
@@ -69,51 +70,17 @@ def _measures(hook: str) -> bool:
 
 
 def _seeing_its_own(suffix: str, hook: Any) -> Any:
-    return lambda state, event: hook(state, attrs.evolve(event, metrics=_WithOwn(event.metrics, suffix)))
+    return lambda state, event: hook(state, attrs.evolve(event, metrics=_with_own(event.metrics, suffix)))
 
 
-class _WithOwn(Metrics):
+def _with_own(of: Mapping[str, float], suffix: str) -> Metrics:
     """An event's metrics, in which those that were published with a suffix have their names without it too.
 
     The name of an optimizer, where there is one, comes after the suffix: `clipped/encoder.*/SGD` is `clipped/SGD`. What
-    has the suffix wins over another callback's metric of the plain name. Nothing is read before it is asked for.
+    has the suffix wins over another callback's metric of the plain name.
     """
-
-    __slots__ = ("_of", "_suffix")
-
-    def __init__(self, of: Metrics, suffix: str):
-        """Takes the metrics and the suffix, with its slash."""
-        super().__init__()
-        self._of, self._suffix = of, suffix
-
-    def _published(self) -> dict[str, str]:
-        """The name in the event by each name here."""
-        plain = {f"{name}/".replace(f"{self._suffix}/", "/").removesuffix("/"): name for name in self._of}
-        return {**{name: name for name in self._of}, **plain}
-
-    def __getitem__(self, name: str) -> float:
-        return self._of[self._published().get(name, name)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._published())
-
-    def __len__(self) -> int:
-        return len(self._published())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._of or name in self._published()
-
-    def __repr__(self) -> str:
-        return repr(self._of)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The values by all names, read."""
-        return {name: self[name] for name in self}
-
-    def with_values(self, values: Mapping[str, float]) -> Metrics:
-        """These metrics and, where the names are not taken, `values`; reads nothing."""
-        more = {name: value for name, value in values.items() if name not in self}
-        return _WithOwn(self._of.with_values(more), self._suffix)
+    plain = {f"{name}/".replace(f"{suffix}/", "/").removesuffix("/"): name for name in of}
+    return Renamed({name: (of, there) for name, there in {**{name: name for name in of}, **plain}.items()})
 
 
 def _masked_step(key: str, patterns: tuple[str, ...], suffix: str, step: StepHooks[Any]) -> StepHooks[Any]:

@@ -197,25 +197,55 @@ def named(metrics: Mapping[str, float], patterns: tuple[str, ...]) -> Mapping[st
     """
     if patterns == ("*",):
         return metrics
-    return _Named(metrics, [name for name in metrics if any(fnmatchcase(name, each) for each in patterns)])
+    return chosen(metrics, [name for name in metrics if any(fnmatchcase(name, each) for each in patterns)])
 
 
-class _Named(Mapping[str, float]):
-    """Some of the metrics, read when they are asked for."""
+def chosen(metrics: Mapping[str, float], names: Iterable[str]) -> "Renamed":
+    """Those of the metrics that have these names; reads nothing until one of them is read."""
+    return Renamed({name: (metrics, name) for name in names})
 
-    def __init__(self, metrics: Mapping[str, float], names: list[str]):
-        self._metrics, self._names = metrics, names
+
+class Renamed(Metrics):
+    """Metrics that are elsewhere, maybe under other names; a value is read when it is asked for.
+
+    Example:
+      >>> metrics = Metrics({"norm/head": 0.5, "loss": 0.25})
+      >>> dict(Renamed({"norm": (metrics, "norm/head")}))
+      {'norm': 0.5}
+    """
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: Mapping[str, tuple[Mapping[str, float], str]]):
+        """Takes for each name the metrics that have it, and its name there."""
+        super().__init__()
+        self._where = where
 
     def __getitem__(self, name: str) -> float:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._metrics[name]
+        if name not in self._where:
+            raise MissingMetric(f"no metric {name!r}. It has {list(self)}.")
+        metrics, there = self._where[name]
+        return metrics[there]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._where)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._where)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
+
+    def __repr__(self) -> str:
+        return f"<metrics {', '.join(self)}>"  # their values may still be on the device
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values by name, read."""
+        return {name: self[name] for name in self}
+
+    def with_values(self, values: Mapping[str, float]) -> Metrics:
+        """These metrics and, where the names are not taken, `values`; reads nothing."""
+        return Renamed({**{name: (values, name) for name in values}, **self._where})
 
 
 def joined(*parts: Metrics) -> Metrics:

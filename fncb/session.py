@@ -224,7 +224,8 @@ class Session:
         kind = type(event)
         if event.seconds == 0.0:
             event = attrs.evolve(event, seconds=self.seconds)
-        if self.logged and hasattr(event, "metrics"):
+        measured = getattr(event, "metrics", None)
+        if self.logged and measured is not None:
             event = attrs.evolve(event, metrics=event.metrics.with_values(self.logged))
         self.state, effects = self.callbacks.transition(self.state, event)
         self._last, self._at = event, (event.epoch, event.step)
@@ -234,8 +235,8 @@ class Session:
         if self._held is not None and kind in _OF_THE_END:
             self._held = attrs.evolve(self._held, then=(*self._held.then, (event, effects)))
         self._journal.write(event, effects)
-        if self._sinks:
-            self._sinks.hear(event)
+        if self._sinks and measured is not None:
+            self._sinks.hear(event, measured)  # what was logged is there already
         return effects
 
     def _carry_out(self, effects: tuple[Effect, ...], event: ev.Event) -> list[ev.Event]:

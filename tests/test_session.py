@@ -167,6 +167,44 @@ def test_metrics_reach_the_sinks_every_so_many_steps_and_at_the_end_of_each_part
     assert closed == [True]
 
 
+def told(*events, callbacks=(), every=1):
+    """The rows that a sink is given: step and metrics."""
+    rows = []
+    sink = Sink(log=lambda metrics, event: rows.append((event.step, dict(metrics))), close=lambda: None)
+    with Session(callbacks, sinks=[sink], log_every_n_steps=every) as session:
+        for event in events:
+            session(event)
+    return rows
+
+
+def test_the_end_of_an_epoch_brings_a_sink_what_it_has_not_been_given():
+    end = TrainEpochEnd(step=2, metrics={"loss": 0.5, "val_loss": 1.5, "loss_epoch": 0.75})
+    batches = [TrainBatchEnd(step=step, metrics={"loss": 1.0 / step}) for step in (1, 2)]
+    check = ValidationEnd(step=1, metrics={"val_loss": 1.5})  # in the middle of the epoch
+
+    assert told(*batches, check, end) == [
+        *[(1, {"loss": 1.0}), (2, {"loss": 0.5}), (1, {"val_loss": 1.5})],
+        (2, {"loss_epoch": 0.75}),
+    ]
+    assert told(*batches, end, every=3) == [(2, {"loss": 0.5, "val_loss": 1.5, "loss_epoch": 0.75})]
+    assert told(batches[0], end)[-1] == (2, {"loss": 0.5, "val_loss": 1.5, "loss_epoch": 0.75})
+
+
+def test_the_batches_of_a_window_share_a_step_and_are_all_passed_on():
+    window = [TrainBatchEnd(step=1, batch_idx=i, metrics={"loss": float(i)}) for i in range(2)]
+
+    assert told(*window) == [(1, {"loss": 0.0}), (1, {"loss": 1.0})]
+
+
+def test_what_a_hook_logs_reaches_a_sink_once():
+    once = Callback(
+        key="once", init=int, on_validation_end=lambda s, e: emit(s + 1, Log({"gap": 2.0})) if s == 0 else s + 1
+    )
+    checks = [ValidationEnd(step=step, metrics={"val_loss": 0.5}) for step in (1, 2)]
+
+    assert told(*checks, callbacks=once) == [(1, {"val_loss": 0.5}), (1, {"gap": 2.0}), (2, {"val_loss": 0.5})]
+
+
 def test_logging_metrics_does_not_read_them():
     seen = []
     metrics = Metrics(None, ("loss",), torch.tensor([1.0]))
@@ -320,7 +358,7 @@ def test_answers_come_after_all_effects_of_the_event():
     ]
 
     with Session(callbacks, sinks=[Sink(log=lambda m, e: order.append("sink"), close=lambda: None)]) as session:
-        session(ValidationEnd())
+        session(ValidationEnd(metrics={"val_loss": 0.5}))
 
     assert order == ["sink", "sink", StopRequested]  # the event's own metrics, those of Log, the answer to Stop
 

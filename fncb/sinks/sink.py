@@ -10,6 +10,7 @@ import attrs
 from fncb.callback import Callback
 from fncb.effects import Effect, LogHistogram, LogImage
 from fncb.events import Event, Metrics, TestEnd, TrainBatchEnd, TrainEpochEnd, ValidationEnd
+from fncb.metrics import chosen
 
 log: logging.Logger = logging.getLogger("fncb")
 
@@ -55,15 +56,30 @@ class Sinks:
     def __init__(self, sinks: Iterable[Sink], every: int):
         self._sinks, self._every = tuple(sinks), every
         self.resting = self.failed = False
+        self._validated: set[str] = set()  # names of what validations measured
+        self._of_batch: tuple[int, Iterable[str]] = (0, ())  # the last batch that was passed on: its step and names
 
     def __bool__(self) -> bool:
         return bool(self._sinks)
 
-    def hear(self, event: Any) -> None:
-        """Passes on the metrics of an event, if they are due."""
+    def hear(self, event: Event, metrics: Metrics) -> None:
+        """Passes on what an event measured, if that is due.
+
+        At the end of an epoch there also is what its last batch and validation had measured: a sink has that already.
+        """
         kind = type(event)
-        if kind in self.HEAR and not (kind is TrainBatchEnd and event.step % self._every):
-            self.log(event.metrics, event)
+        if kind not in self.HEAR or (kind is TrainBatchEnd and event.step % self._every):
+            return
+        if kind is TrainBatchEnd:
+            self._of_batch = event.step, metrics
+        elif kind is ValidationEnd:
+            self._validated.update(metrics)
+        elif kind is TrainEpochEnd:
+            step, of_batch = self._of_batch
+            known = {*self._validated, *(of_batch if step == event.step else ())}
+            metrics = chosen(metrics, [name for name in metrics if name not in known]) if known else metrics
+        if metrics:
+            self.log(metrics, event)
 
     def log(self, metrics: Metrics, event: Event) -> None:
         """Passes on metrics."""

@@ -95,8 +95,9 @@ def test_a_run_brings_metrics_images_and_histograms(tmp_path):
     fncb.fit(task, data, sinks=[tensorboard(tmp_path / "dev_run")], fast_dev_run=True, **settings)
 
     events = read(tmp_path)
-    assert [each.step for each in events.Scalars("loss")] == [1, 2, 3, 3, 4, 5, 6, 6]  # batches, ends of epochs
-    assert [each.step for each in events.Scalars("val_loss")] == [3, 3, 6, 6]
+    assert [each.step for each in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    assert [each.step for each in events.Scalars("loss_epoch")] == [3, 6]
+    assert [each.step for each in events.Scalars("val_loss")] == [3, 6]
     assert events.Scalars("val_loss")[-1].value == pytest.approx(run.metrics["val_loss"])
     assert [each.step for each in events.Images("image")] == [3, 6]
     assert [each.step for each in events.Histograms("values")] == [3, 6]
