@@ -46,7 +46,31 @@ def _code(text: str) -> str:
     return text if re.fullmatch(r"``.*|`[\w.]+(\(\))?`", text, re.DOTALL) else f"`{text}`"
 
 
+_DEFAULTS = {r"\bNOTHING\b": "{}", "<absent>": "...", r"<function (\w+)>": r"\1", r"<class '(?:\w+\.)*(\w+)'>": r"\1"}
+"""How defaults are shown that are no Python as they print themselves, which Sphinx cannot take apart."""
+
+
+def with_readable_defaults(
+    _app: Sphinx, _kind: str, _name: str, _of: object, _options: object, signature: str | None, returned: str | None
+) -> tuple[str, str | None] | None:
+    """A signature with defaults that can be read."""
+    if signature is None:
+        return None
+    for pattern, shown in _DEFAULTS.items():
+        signature = re.sub(pattern, shown, signature)
+    return signature, returned
+
+
+def without_live_properties(
+    _app: Sphinx, _kind: str, _name: str, member: object, _skip: bool, _options: object
+) -> bool | None:
+    """Leaves out the properties behind live fields, which the signature has already."""
+    return True if isinstance(member, property) and (member.__doc__ or "").startswith("Live:") else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls."""
     app.connect("autodoc-process-docstring", as_restructured_text)
+    app.connect("autodoc-process-signature", with_readable_defaults)
+    app.connect("autodoc-skip-member", without_live_properties)
     return {"parallel_read_safe": True}

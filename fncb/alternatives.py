@@ -143,7 +143,7 @@ def whatif(events: Events, alternatives: Mapping[str, Callbacks[Any]]) -> WhatIf
     """What other callbacks would have done in a run: when they had stopped it, what they had saved and kept.
 
     Each alternative begins with its first state and is fed the events up to the one at which it asks to stop. Its own
-    `Save`s and `Stop` are answered as a run answers them, and the answers to the recorded run's are left out. What it
+    `Save` and `Stop` are answered as a run answers them, and the answers to the recorded run's are left out. What it
     logs joins the metrics of later events.
 
     An alternative takes the place of the recorded callbacks that have its keys; all others are taken to be as they

@@ -92,16 +92,16 @@ def fit(
 ) -> Run:
     """Trains a task.
 
-    Events come in the order of Lightning's hooks. The device is never waited for, unless a hook reads a metric or the
-    progress bar draws one. The model is trained in place; what is returned is a value. Ctrl-C and SIGTERM are acted on
-    after the batch under way: `on_exception` and `teardown` fire, then `KeyboardInterrupt` or `SystemExit(143)` goes
-    on to the caller.
+    Events come in the order of Lightning's hooks. The device is never waited for, unless a hook reads a metric, the
+    progress bar draws one, or sinks and the recording read those of many steps at once. The model is trained in place;
+    what is returned is a value. Ctrl-C and SIGTERM are acted on after the batch under way: `on_exception` and
+    `teardown` fire, then `KeyboardInterrupt` or `SystemExit(143)` goes on to the caller.
 
     Args:
       task: the model, its loss and its optimizer.
       train: an iterable of batches, begun anew each epoch, or a function that makes one. A batch is a tensor or nested
         dicts, lists and tuples of tensors and anything else.
-      val: likewise, or several: a mapping from name to iterable, or a list of `DataLoader`s. Several are validated one
+      val: likewise, or several: a mapping from name to iterable, or a list of loaders. Several are validated one
         after the other, and their metrics have the loader's name: `val_loss/<name>`, `val_loss/dataloader_idx_0`.
       callbacks: a composition, a callback or a list of them.
       max_epochs: epochs to train; None is 1000, or no limit if `max_steps` or `max_time` is given; -1 is no limit.
@@ -128,7 +128,8 @@ def fit(
       seed: for torch's, Python's and numpy's generators, set before anything is drawn; None leaves them.
       device: where to train; None is the accelerator if there is one, else the CPU.
       compile: whether to compile the step; what cannot be compiled runs eagerly, and one log line says why.
-      record: the file to append events and effects to; one that ends in `.gz` or `.zst` (extra `zst`) is compressed.
+      record: the file of events and effects. A name that is taken gets the suffix `-v1`, `-v2`, ...; a resumed run goes
+        on in the file that it had. One that ends in `.gz` or `.zst` (extra `zst`) is compressed.
       record_metrics_every_n_steps: of which training batches the metrics are recorded; of all others the events are.
       resume: a checkpoint; a directory, whose newest is taken; "last", the newest in the directories of all
         `checkpoint` callbacks, or the beginning when there is none; "best", the one with the best score of the first
