@@ -327,7 +327,7 @@ def test_it_is_used(tmp_path):
 
     logged = numpy.load(tmp_path / "metrics.npz")
     assert logged["loss"][:3, 0].tolist() == [1.0, 2.0, 3.0]
-    assert logged["val_loss"][:, 0].tolist() == [3.0]  # of the validation, and of the epoch
+    assert logged["val_loss"][:, 0].tolist() == [3.0]  # and not that of the end of the epoch, too
 """,
 }
 FIT = """
