@@ -4,11 +4,12 @@ import os
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
+
 worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"fncb-tests-{worker}")))
 
 import torch  # noqa: E402 - after what it reads when it is imported
-from hypothesis import settings  # noqa: E402
 
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")  # `--hypothesis-profile=default` looks for new examples

@@ -61,7 +61,7 @@ def _followed(path: Path, n: int) -> Iterator[Line]:
                 return
             is_live = True
             sys.stdout.flush()
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # another process writes the file, and tells nobody
             continue
         event = entry if isinstance(entry, Event) else event
         if is_live:

@@ -3,7 +3,6 @@
 import base64
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.wait import WebDriverWait
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -68,11 +68,7 @@ def settle(browser: webdriver.Chrome) -> None:
 
 def wait(until: Callable[[], Any]) -> Any:
     """Waits for something that is true, and gives it."""
-    ends = time.monotonic() + PATIENCE
-    while not (found := until()):
-        assert time.monotonic() < ends, "it did not come"
-        time.sleep(0.02)
-    return found
+    return WebDriverWait(None, PATIENCE, poll_frequency=0.02).until(lambda _: until(), "it did not come")
 
 
 def press(browser: webdriver.Chrome, *keys: str) -> None:

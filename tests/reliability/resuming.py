@@ -295,6 +295,18 @@ def drawn_names(rng, most):
     return names
 
 
+RICH = {
+    "loader": "batches of noisy samples",
+    "shuffle": True,
+    "val": "shuffled",
+    "dropout": 0.3,
+    "draws": True,
+    "optimizer": "adamw",
+    "schedule": "by step",
+}
+"""What a run has that has much in it: settings and callbacks are to be added."""
+
+
 def a_case(rng, **given):
     """The settings of a run, drawn; what is given is not."""
     n = rng.randint(2, 5)

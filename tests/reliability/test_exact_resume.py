@@ -12,6 +12,7 @@ from fncb.effects import Skip, StopEpoch
 from tests.reliability.resuming import (
     MUCH,
     OTHERS,
+    RICH,
     SET_UP,
     a_case,
     cuts,
@@ -30,14 +31,8 @@ COMPILED = 50
 COMPARED = "parameters, optimizer, schedule, random state, states, metrics, events"
 
 FULL = {
+    **RICH,
     "batches": 4,
-    "loader": "batches of noisy samples",
-    "shuffle": True,
-    "val": "shuffled",
-    "dropout": 0.3,
-    "draws": True,
-    "optimizer": "adamw",
-    "schedule": "by step",
     "callbacks": MUCH,
     "asks": {},
 }

@@ -18,6 +18,7 @@ from fncb.position import AFTER_BATCHES
 from fncb.recording import read
 from tests.reliability.resuming import (
     OTHERS,
+    RICH,
     Noisy,
     callbacks_of,
     data,
@@ -31,15 +32,10 @@ from tests.reliability.resuming import (
 )
 
 CASE = {
+    **RICH,
     "seed": 2,
     "batches": 3,
-    "loader": "batches of noisy samples",
-    "shuffle": True,
     "val": "list",
-    "dropout": 0.3,
-    "draws": True,
-    "optimizer": "adamw",
-    "schedule": "by step",
     "callbacks": ["tally", "lr_monitor", "early_stop", "ema", "clip_grad_norm", "skip_nonfinite", "timer"],
     "settings": {"max_epochs": 2, "accumulate_grad_batches": 2, "val_check_interval": 2, "num_sanity_val_steps": 1},
 }

@@ -72,6 +72,7 @@ from tests.reliability.replaying import Tape, Watched, faults, taped, unlike
 from tests.reliability.resuming import (
     CALLBACKS,
     OF_FIT,
+    RICH,
     a_case,
     asks,
     callbacks_of,
@@ -89,15 +90,9 @@ from tests.reliability.test_exceptions import ELSEWHERE, Injected, breaks_in
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # which torchdata calls
 
 CASE = {
+    **RICH,
     "seed": 3,
     "batches": 5,
-    "loader": "batches of noisy samples",
-    "shuffle": True,
-    "val": "shuffled",
-    "dropout": 0.3,
-    "draws": True,
-    "optimizer": "adamw",
-    "schedule": "by step",
     "callbacks": [],
     "settings": {"max_epochs": 2, "accumulate_grad_batches": 2, "val_check_interval": 2, "num_sanity_val_steps": 1},
 }

@@ -17,19 +17,13 @@ from fncb import events as ev
 from fncb import store
 from fncb.callback import Callback
 from fncb.callbacks import checkpoint
-from tests.reliability.resuming import callbacks_of, train, unlike
+from tests.reliability.resuming import RICH, callbacks_of, train, unlike
 
 ROOT = Path(__file__).parent.parent.parent
 CASE = {
+    **RICH,
     "seed": 6,
     "batches": 6,
-    "loader": "batches of noisy samples",
-    "shuffle": True,
-    "val": "shuffled",
-    "dropout": 0.3,
-    "draws": True,
-    "optimizer": "adamw",
-    "schedule": "by step",
     "callbacks": ["tally", "lr_monitor", "ema", "skip_nonfinite"],
     "settings": {"max_epochs": 2, "accumulate_grad_batches": 2, "val_check_interval": 3, "num_sanity_val_steps": 2},
 }

@@ -169,7 +169,9 @@ def test_the_step_half_is_tried_on_the_model_that_is_given():
 
 
 def test_what_a_run_refuses_of_a_step_hook_is_told_in_its_words():
-    hook = lambda state, event: emit(state, metrics={"n": event.loss.item()})  # noqa: E731
+    def hook(state, event):
+        return emit(state, metrics={"n": event.loss.item()})
+
     callback = Callback(key="own", step=StepHooks(init=dict, on_before_optimizer_step=hook))
 
     with pytest.raises(LawsBroken, match="own: step hook on_before_optimizer_step: metric 'n' must hold tensors only"):
