@@ -290,7 +290,6 @@ def test_a_part_of_the_axis_is_shown_in_all_plots(browser, page):
     by.look_at(browser, page)
     zoom = "const [one, two] = document.querySelectorAll('.figure'); Plotly.relayout(one, {'xaxis.range': [4, 12]});"
     browser.execute_script(zoom)
-    browser.execute_script("document.querySelector('.plot:nth-child(2)').scrollIntoView()")
     ranges = "return [...document.querySelectorAll('.figure')].map((each) => each._fullLayout?.xaxis.range)"
 
     assert by.wait(lambda: browser.execute_script(ranges)[1] == [4, 12])
